@@ -1,0 +1,36 @@
+# Everything works from a bare machine with Python >= 3.10; the first target to run makes .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test test-slow lint clean
+
+demo: .venv/.core
+	@mkdir -p build
+	$(BIN)/fastdef demo --json build/demo.json --figure build/demo.png
+
+test: .venv/.dev
+	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+
+test-slow: .venv/.dev
+	$(BIN)/python -m pytest -q -m "slow and not gpu"
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.core: .venv/bin/python pyproject.toml constraints.txt
+	$(INSTALL) --editable .
+	@touch $@
+
+.venv/.dev: .venv/.core
+	$(INSTALL) --editable ".[export,test,dev]"
+	@touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,51 @@
+"""What every public function asks of its input. An error says what was needed and what came, in one line."""
+
+import torch
+from torch import Tensor
+
+
+def check_images(images: Tensor, *, where: str) -> None:
+    """Refuse anything but a non-empty (N, C, H, W) floating batch of finite values in [0, 1].
+
+    Args:
+        images: the batch.
+        where: the public name the caller used, for the message.
+
+    Raises:
+        ValueError: naming the first need that is not met, and what came instead.
+    """
+    if not isinstance(images, Tensor):
+        raise ValueError(f"{where} needs a torch.Tensor of images, got {type(images).__name__}")
+    if images.ndim != 4:
+        raise ValueError(f"{where} needs images of shape (N, C, H, W), got {tuple(images.shape)}")
+    if images.numel() == 0:
+        raise ValueError(f"{where} needs at least one image, got shape {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise ValueError(f"{where} needs floating-point images in [0, 1], got {images.dtype}; divide uint8 by 255")
+    low, high = (float(v) for v in torch.aminmax(images.detach()))
+    if not (low - low == 0.0 and high - high == 0.0):
+        raise ValueError(f"{where} needs finite images, got NaN or Inf")
+    if low < 0.0 or high > 1.0:
+        raise ValueError(f"{where} needs images in [0, 1], got values from {low:.4g} to {high:.4g}")
+
+
+def check_labels(labels: Tensor, count: int, *, where: str) -> None:
+    """Refuse anything but (count,) int64 class indices, none of them negative.
+
+    Raises:
+        ValueError: naming the need that is not met, and what came instead.
+    """
+    if labels.dtype != torch.int64 or labels.shape != (count,):
+        raise ValueError(f"{where} needs ({count},) int64 labels, got {tuple(labels.shape)} {labels.dtype}")
+    if count and int(labels.min()) < 0:
+        raise ValueError(f"{where} needs labels from 0 up, got {int(labels.min())}")
+
+
+def check_positive(value: float, *, name: str, where: str) -> None:
+    """Refuse a hyperparameter that is not a finite number above zero.
+
+    Raises:
+        ValueError: naming the parameter and what came instead.
+    """
+    if not (value > 0 and value - value == 0):
+        raise ValueError(f"{where} needs {name} > 0, got {value}")
