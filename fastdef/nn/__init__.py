@@ -1,0 +1,13 @@
+"""Networks by name, and the parts of a network that the defenses use."""
+
+from fastdef.nn._architecture import architecture_of as architecture_of
+from fastdef.nn._architecture import build as build
+from fastdef.nn._architecture import check_architecture as check_architecture
+from fastdef.nn._architecture import parse_architecture as parse_architecture
+from fastdef.nn._conversions import convert as convert
+from fastdef.nn._conversions import register_conversion as register_conversion
+from fastdef.nn._normalize import Normalize as Normalize
+from fastdef.nn._preact_resnet import PreActResNet18 as PreActResNet18
+from fastdef.nn._prefix import prefix as prefix
+from fastdef.nn._resnet import ResNet as ResNet
+from fastdef.nn._wide_resnet import WideResNet as WideResNet

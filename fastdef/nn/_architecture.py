@@ -1,0 +1,132 @@
+"""Models from their description, a dictionary that JSON can hold, and the description from a short name."""
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastdef.nn._conversions import convert
+from fastdef.nn._normalize import Normalize
+from fastdef.nn._preact_resnet import PreActResNet18
+from fastdef.nn._resnet import ResNet
+from fastdef.nn._sizes import check_sizes
+from fastdef.nn._wide_resnet import WideResNet
+
+_COMMON = {"name", "num_classes", "in_channels", "mean", "std", "conversions"}
+_SIZES: dict[str, set[str]] = {"wide_resnet": {"depth", "width"}, "preact_resnet": {"depth"}, "resnet": {"depth"}}
+
+
+def build(architecture: Mapping[str, Any]) -> nn.Module:
+    """A freshly initialized model.
+
+    Args:
+        architecture: ``name`` ("wide_resnet", "preact_resnet" or "resnet"), its sizes (``depth``, and ``width`` for
+            a wide one), and optionally ``num_classes`` (10), ``in_channels`` (3), ``mean`` and ``std`` (lists of one
+            number a channel, or None), ``conversions`` (a list of dictionaries, each with the ``name`` of a
+            registered conversion and its arguments, applied in order).
+
+    The dictionary stays with the model, see ``architecture_of``.
+
+    Raises:
+        ValueError: naming the first key that is missing, unknown or has a value the model refuses.
+    """
+    _check_keys(architecture)
+    model = _plain(architecture)
+    for conversion in architecture.get("conversions") or ():
+        model = convert(model, conversion)
+    object.__setattr__(model, "architecture", copy.deepcopy(dict(architecture)))
+    return model
+
+
+def _plain(architecture: Mapping[str, Any]) -> nn.Module:
+    name, depth = architecture["name"], architecture["depth"]
+    num_classes = architecture.get("num_classes", 10)
+    in_channels = architecture.get("in_channels", 3)
+    check_sizes(num_classes=num_classes, in_channels=in_channels, where=f"architecture {name!r}")
+    normalize = _normalize(architecture.get("mean"), architecture.get("std"), in_channels)
+    common: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels, "normalize": normalize}
+    if name == "wide_resnet":
+        return WideResNet(depth, architecture["width"], **common)
+    if name == "resnet":
+        return ResNet(depth, **common)
+    if type(depth) is int and depth == 18:
+        return PreActResNet18(**common)
+    raise ValueError(f"preact_resnet needs a depth of 18, got {depth!r}")
+
+
+def architecture_of(model: nn.Module) -> dict[str, Any]:
+    """The dictionary ``model`` was built from by ``build``; a copy.
+
+    Raises:
+        ValueError: if it was built in another way.
+    """
+    architecture = getattr(model, "architecture", None)
+    if not isinstance(architecture, dict):
+        raise ValueError(f"architecture_of needs a model made by build, got a {type(model).__name__} that was not")
+    return copy.deepcopy(architecture)
+
+
+def check_architecture(architecture: Mapping[str, Any]) -> nn.Module:
+    """Build on the meta device, which allocates nothing: the shapes of every parameter and buffer.
+
+    Raises:
+        ValueError: as ``build`` does.
+    """
+    with torch.device("meta"):
+        return build(architecture)
+
+
+def parse_architecture(
+    text: str,
+    *,
+    num_classes: int = 10,
+    in_channels: int = 3,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> dict[str, Any]:
+    """The dictionary for a name such as ``"wrn-28-10"``, ``"resnet-34"`` or ``"preactresnet-18"``.
+
+    Raises:
+        ValueError: if the name is none of these, or its sizes are not ones that ``build`` accepts.
+    """
+    architecture: dict[str, Any]
+    if wide := re.fullmatch(r"wrn-(\d{1,4})-(\d{1,4})", text):
+        architecture = {"name": "wide_resnet", "depth": int(wide[1]), "width": int(wide[2])}
+    elif deep := re.fullmatch(r"(resnet|preactresnet)-(\d{1,4})", text):
+        name = {"resnet": "resnet", "preactresnet": "preact_resnet"}[deep[1]]
+        architecture = {"name": name, "depth": int(deep[2])}
+    else:
+        known = "wrn-DEPTH-WIDTH, resnet-18, resnet-34, resnet-50, preactresnet-18"
+        raise ValueError(f"an architecture is one of {known}; got {text!r}")
+    architecture |= {"num_classes": num_classes, "in_channels": in_channels}
+    architecture |= {"mean": None if mean is None else list(mean), "std": None if std is None else list(std)}
+    check_architecture(architecture)
+    return architecture
+
+
+def _check_keys(architecture: object) -> None:
+    if not isinstance(architecture, Mapping):
+        raise ValueError(f"an architecture needs to be a dictionary, got a {type(architecture).__name__}")
+    name = architecture.get("name")
+    if not isinstance(name, str) or name not in _SIZES:
+        raise ValueError(f"an architecture needs a name out of {', '.join(_SIZES)}, got {name!r}")
+    if missing := _SIZES[name] - architecture.keys():
+        raise ValueError(f"architecture {name!r} needs {', '.join(sorted(missing))}")
+    if unknown := architecture.keys() - _SIZES[name] - _COMMON:
+        raise ValueError(f"architecture {name!r} has no {', '.join(sorted(map(repr, unknown)))}")
+    conversions = architecture.get("conversions")
+    if conversions is not None and not isinstance(conversions, (list, tuple)):
+        raise ValueError(f"an architecture's conversions need to be a list, got {conversions!r}")
+
+
+def _normalize(mean: Any, std: Any, in_channels: int) -> Normalize | None:
+    if mean is None and std is None:
+        return None
+    for name, values in {"mean": mean, "std": std}.items():
+        numbers = isinstance(values, (list, tuple)) and all(type(v) in (int, float) for v in values)
+        if not numbers or len(values) != in_channels:
+            raise ValueError(f"an architecture needs {name} as a list of {in_channels} numbers, got {values!r}")
+    return Normalize(mean, std)

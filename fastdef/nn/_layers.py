@@ -1,0 +1,35 @@
+"""Finding a layer by name and checking that its output is a feature map."""
+
+import difflib
+
+from torch import Tensor, nn
+
+
+def find_layer(model: nn.Module, layer: str, *, where: str) -> nn.Module:
+    """The submodule called ``layer``.
+
+    Raises:
+        ValueError: listing the nearest names and those at the top level.
+    """
+    names = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
+    if layer in names:
+        return names[layer]
+    near = difflib.get_close_matches(str(layer), names, n=3)
+    top = ", ".join(name for name, _ in model.named_children())
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise ValueError(
+        f"{where} needs a layer of {type(model).__name__}, got {layer!r}; {hint}top level: {top or 'none'}"
+    )
+
+
+def check_features(output: object, layer: str, *, where: str) -> Tensor:
+    """``output`` itself, if it is one (N, ...) tensor.
+
+    Raises:
+        ValueError: if it is anything else, saying what.
+    """
+    if not isinstance(output, Tensor):
+        raise ValueError(f"{where} needs a layer that outputs one tensor, but {layer!r} gave a {type(output).__name__}")
+    if output.ndim < 2:
+        raise ValueError(f"{where} needs (N, ...) features, but {layer!r} gave shape {tuple(output.shape)}")
+    return output
