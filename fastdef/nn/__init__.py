@@ -10,4 +10,6 @@ from fastdef.nn._normalize import Normalize as Normalize
 from fastdef.nn._preact_resnet import PreActResNet18 as PreActResNet18
 from fastdef.nn._prefix import prefix as prefix
 from fastdef.nn._resnet import ResNet as ResNet
+from fastdef.nn._tap import Tapped as Tapped
+from fastdef.nn._tap import tap as tap
 from fastdef.nn._wide_resnet import WideResNet as WideResNet

@@ -14,7 +14,8 @@ def register_conversion(name: str) -> Callable[[Conversion], Conversion]:
     """Decorator: make ``function(model, **arguments) -> model`` known to ``build`` as the conversion ``name``.
 
     The arguments must be what JSON can hold. What the conversion adds to the model must be parameters or persistent
-    buffers, because a model file holds those alone and is loaded into a model built on the meta device.
+    buffers, because a model file holds those alone and is loaded into a model built on the meta device. The arguments
+    may come from a stranger's file: the conversion must refuse (``ValueError``) those that would build without end.
     """
 
     def register(function: Conversion) -> Conversion:

@@ -1,8 +1,14 @@
-"""Finding a layer by name and checking that its output is a feature map."""
+"""Finding a layer by name, watching its output, and checking that this is a feature map."""
 
 import difflib
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from torch import Tensor, nn
+
+# Hooks are numbered without a lock, and two threads that got one number would overwrite each other's hook.
+_REGISTERING = threading.Lock()
 
 
 def find_layer(model: nn.Module, layer: str, *, where: str) -> nn.Module:
@@ -33,3 +39,15 @@ def check_features(output: object, layer: str, *, where: str) -> Tensor:
     if output.ndim < 2:
         raise ValueError(f"{where} needs (N, ...) features, but {layer!r} gave shape {tuple(output.shape)}")
     return output
+
+
+@contextmanager
+def hooked(layer: nn.Module, hook: Callable[[nn.Module, object, object], None]) -> Iterator[None]:
+    """Call ``hook(layer, inputs, output)`` after every forward of ``layer`` inside the ``with``."""
+    with _REGISTERING:
+        handle = layer.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        with _REGISTERING:
+            handle.remove()

@@ -5,10 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastdef.nn._layers import check_features, find_layer
-
-# RemovableHandle numbers hooks without a lock; two threads that get one number would overwrite each other.
-_REGISTERING = threading.Lock()
+from fastdef.nn._layers import check_features, find_layer, hooked
 
 
 def prefix(model: nn.Module, layer: str) -> nn.Module:
@@ -40,9 +37,9 @@ def prefix(model: nn.Module, layer: str) -> nn.Module:
 class _Reached(BaseException):  # not an Exception: a model that catches those must not catch this
     """Carries the features out of the model's call stack."""
 
-    def __init__(self, owner: object, features: object) -> None:
+    def __init__(self, call: object, features: object) -> None:
         super().__init__()
-        self.owner = owner
+        self.call = call
         self.features = features
 
 
@@ -63,17 +60,13 @@ class _Prefix(nn.Module):
 
         # Found anew on each call, because a conversion may have replaced the layer.
         layer = find_layer(model, self.layer, where="prefix")
-        with _REGISTERING:
-            handle = layer.register_forward_hook(stop)
         try:
-            model(*args, **kwargs)
+            with hooked(layer, stop):
+                model(*args, **kwargs)
         except _Reached as reached:
-            if reached.owner is not call:
+            if reached.call is not call:
                 raise
             return check_features(reached.features, self.layer, where="prefix")
-        finally:
-            with _REGISTERING:
-                handle.remove()
         raise ValueError(f"prefix needs a layer that the model calls, but its forward never reached {self.layer!r}")
 
     def extra_repr(self) -> str:

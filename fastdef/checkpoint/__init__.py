@@ -1,0 +1,7 @@
+"""Model files: ours, those of other code, and writing any file whole or not at all."""
+
+from fastdef.checkpoint._atomic import writing_aside as writing_aside
+from fastdef.checkpoint._file import Checkpoint as Checkpoint
+from fastdef.checkpoint._file import load as load
+from fastdef.checkpoint._file import save as save
+from fastdef.checkpoint._foreign import import_foreign as import_foreign

@@ -1,0 +1,137 @@
+"""The model file: one .safetensors with the tensors, and the configuration in its metadata."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastdef.checkpoint._atomic import writing_aside
+from fastdef.checkpoint._config import KEY, read_config, write_config
+from fastdef.checkpoint._tensors import Entry, assemble, compare
+from fastdef.nn import check_architecture
+
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64, "I64": torch.int64}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a model file holds.
+
+    Attributes:
+        model: in eval mode, float32 whatever the file stores, on the device asked for.
+        architecture: what ``fastdef.nn.build`` made the model from.
+        classes: the name of each class.
+        defense: the defense's configuration, or None.
+        training: how it was trained, or None.
+    """
+
+    model: nn.Module
+    architecture: dict[str, Any]
+    classes: tuple[str, ...]
+    defense: dict[str, Any] | None
+    training: dict[str, Any] | None
+
+
+def save(
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    *,
+    architecture: Mapping[str, Any],
+    classes: Sequence[str],
+    defense: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a model file, whole or not at all: see ``writing_aside``. The same content gives the same bytes.
+
+    Args:
+        path: where; by custom it ends in ``.safetensors``.
+        model: one that ``architecture`` describes, not wrapped (DDP, torch.compile); floats of 16 or 32 bits.
+        architecture: for ``fastdef.nn.build``.
+        classes: one name a class.
+        defense: anything JSON can hold, or None.
+        training: anything JSON can hold, or None.
+
+    Raises:
+        ValueError: if these do not fit each other, or the file cannot be written; a file of that name is untouched.
+    """
+    from safetensors.torch import save as serialize  # importing fastdef needs torch alone
+
+    config = write_config(architecture=architecture, classes=classes, defense=defense, training=training)
+    state = model.state_dict()
+    try:
+        compare(check_architecture(architecture), {k: Entry(tuple(v.shape), v.dtype) for k, v in state.items()})
+    except ValueError as error:
+        raise ValueError(f"cannot save a {type(model).__name__} as {path}: {error}") from error
+    # A copy each, because safetensors takes neither shared nor strided memory.
+    tensors = {k: v.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for k, v in state.items()}
+    with writing_aside(path) as aside:
+        # Not save_file, which replaces the file by one that nobody but its owner may read.
+        aside.write_bytes(serialize(tensors, metadata={KEY: config}))
+
+
+def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Checkpoint:
+    """Read a model file. Nothing in it is executed, and nothing allocated before its shapes are known to fit.
+
+    Args:
+        path: a file that ``save`` wrote.
+        device: where the model goes.
+
+    Raises:
+        ValueError: in one line, if the file is anything else, is damaged, or the device is not there.
+    """
+    _check_kind(path)
+    try:
+        config, model = _read(path)
+    except (ValueError, RecursionError) as error:  # a configuration may nest deeper than Python prints
+        raise ValueError(f"cannot load {path}: {_one_line(error)}") from error
+    try:
+        model = model.to(device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises the second
+        raise ValueError(f"cannot move {path} to device {str(device)!r}: {_one_line(error)}") from error
+    classes = tuple(config["classes"])
+    return Checkpoint(model, config["architecture"], classes, config["defense"], config["training"])
+
+
+def _check_kind(path: str | os.PathLike[str]) -> None:
+    if not Path(path).is_file():
+        raise ValueError(f"cannot load {path}: there is no such file")
+    try:
+        with Path(path).open("rb") as file:
+            start = file.read(2)
+    except OSError as error:
+        raise ValueError(f"cannot load {path}: {error.strerror}") from error
+    # What torch.save writes: a zip archive, or before torch 1.6 a bare pickle.
+    if start == b"PK" or start[:1] == b"\x80":
+        raise ValueError(f"cannot load {path}: it is a pickle, and those are never loaded; see `fastdef import`")
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], nn.Module]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            text = (file.metadata() or {}).get(KEY)
+            if text is None:
+                raise ValueError("it is a .safetensors file, but without fastdef's configuration")
+            config = read_config(text)
+            model = check_architecture(config["architecture"])
+            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - not a dictionary
+            compare(model, {key: Entry(tuple(s.get_shape()), _dtype(s.get_dtype())) for key, s in slices.items()})
+            tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in slices}
+            return config, assemble(model, tensors)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"it is not a whole .safetensors file ({_one_line(error)})") from error
+
+
+def _dtype(name: str) -> torch.dtype:
+    if name not in _DTYPES:
+        raise ValueError(f"its tensors need to be of {', '.join(_DTYPES)}, got {name}")
+    return _DTYPES[name]
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:400]  # a message may quote a stranger's file
