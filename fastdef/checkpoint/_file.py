@@ -101,11 +101,12 @@ def _check_kind(path: str | os.PathLike[str]) -> None:
         raise ValueError(f"cannot load {path}: there is no such file")
     try:
         with Path(path).open("rb") as file:
-            start = file.read(2)
+            start = file.read(9)
     except OSError as error:
         raise ValueError(f"cannot load {path}: {error.strerror}") from error
-    # What torch.save writes: a zip archive, or before torch 1.6 a bare pickle.
-    if start == b"PK" or start[:1] == b"\x80":
+    # What torch.save writes: a zip archive, or before torch 1.6 a bare pickle. A .safetensors begins with a length,
+    # whose bytes may happen to be the same, and then the brace that opens its header.
+    if start[8:] != b"{" and (start[:4] == b"PK\x03\x04" or start[:1] == b"\x80"):
         raise ValueError(f"cannot load {path}: it is a pickle, and those are never loaded; see `fastdef import`")
 
 
@@ -120,16 +121,16 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], nn.Module]:
             config = read_config(text)
             model = check_architecture(config["architecture"])
             slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - not a dictionary
-            compare(model, {key: Entry(tuple(s.get_shape()), _dtype(s.get_dtype())) for key, s in slices.items()})
+            compare(model, {key: Entry(tuple(s.get_shape()), _dtype(key, s.get_dtype())) for key, s in slices.items()})
             tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in slices}
             return config, assemble(model, tensors)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"it is not a whole .safetensors file ({_one_line(error)})") from error
 
 
-def _dtype(name: str) -> torch.dtype:
+def _dtype(key: str, name: str) -> torch.dtype:
     if name not in _DTYPES:
-        raise ValueError(f"its tensors need to be of {', '.join(_DTYPES)}, got {name}")
+        raise ValueError(f"its tensor {key!r} needs to be of {', '.join(_DTYPES)}, got {name}")
     return _DTYPES[name]
 
 

@@ -35,9 +35,9 @@ def compare(model: nn.Module, entries: Mapping[str, Entry], *, floats: tuple[tor
         shape, dtype = entries[key]
         if shape != tuple(tensor.shape):
             raise ValueError(f"its tensor {key!r} needs shape {tuple(tensor.shape)}, got {shape}")
-        if dtype not in (floats if tensor.is_floating_point() else (tensor.dtype,)):
-            need = "a float" if tensor.is_floating_point() else str(tensor.dtype)
-            raise ValueError(f"its tensor {key!r} needs to be {need}, got {dtype}")
+        allowed = floats if tensor.is_floating_point() else (tensor.dtype,)
+        if dtype not in allowed:
+            raise ValueError(f"its tensor {key!r} needs to be of {' or '.join(map(str, allowed))}, got {dtype}")
     if extra := sorted(entries.keys() - expected.keys()):
         raise ValueError(f"its tensor {extra[0]!r} is not one of the model's")
 

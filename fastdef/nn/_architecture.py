@@ -93,9 +93,9 @@ def parse_architecture(
         ValueError: if the name is none of these, or its sizes are not ones that ``build`` accepts.
     """
     architecture: dict[str, Any]
-    if wide := re.fullmatch(r"wrn-(\d{1,4})-(\d{1,4})", text):
+    if wide := re.fullmatch(r"wrn-([0-9]{1,4})-([0-9]{1,4})", text):
         architecture = {"name": "wide_resnet", "depth": int(wide[1]), "width": int(wide[2])}
-    elif deep := re.fullmatch(r"(resnet|preactresnet)-(\d{1,4})", text):
+    elif deep := re.fullmatch(r"(resnet|preactresnet)-([0-9]{1,4})", text):
         name = {"resnet": "resnet", "preactresnet": "preact_resnet"}[deep[1]]
         architecture = {"name": name, "depth": int(deep[2])}
     else:
