@@ -1,0 +1,275 @@
+"""Active Defense (Algorithm 1): add noise, smooth until the features are smooth enough, then classify."""
+
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fastdef._check import check_images, check_positive
+from fastdef.defense.engine import Engine
+from fastdef.defense.noise import uniform_noise
+from fastdef.defense.pipeline import Answer, Pipeline, Request, deadline_after
+from fastdef.defense.results import Defended, Smoothed
+from fastdef.defense.scheduler import Start, Tally, run
+from fastdef.defense.solvers import Gradient, Solver
+from fastdef.nn import prefix
+from fastdef.ops import smoothing_loss
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class ActiveDefense(nn.Module):
+    """A classifier behind Active Defense: images in, logits out.
+
+        t = x + U(-sigma, sigma)
+        while L_F(t) > delta:  t = t - beta * dL_F/dt
+        classify t
+
+    ``outer_loops`` repeats this and averages the probabilities. An image's answer is a function of the image, its id,
+    the seed and these parameters alone: not of its neighbours (bitwise, on the same slots), and within rounding not of
+    the batch size, the number of slots or the order. Safe to call from several threads.
+
+    Gradients do not flow through a call; an attacker's gradient is a matter for ``fastdef.evaluation``.
+
+    Args:
+        model: a classifier, in eval mode, images in [0, 1] to logits.
+        layer: name of the submodule whose output is smoothed: a group's raw output, the first one in the paper.
+        sigma: half width of the uniform noise, in pixel units.
+        beta: step size.
+        delta: threshold of L_F; see :meth:`calibrate`.
+        max_steps: steps an outer loop may take. Not in the paper, whose loop may not end, and an attacker can aim for
+            that; an image that reaches it is flagged.
+        outer_loops: R, how often an image is noised, smoothed and classified.
+        seed: of the noise. None draws one from the system, so that nobody can predict it.
+        solver: step rule, :class:`Gradient` with ``beta`` unless another is given.
+        slots: images in flight at once.
+        dtype: of the convolutions in the loop. Image, loss and threshold stay float32, and so does the classifier.
+        compile: run the step through torch.compile.
+        clamp: keep the image in [0, 1] in every step. Not in the paper.
+        deterministic: keep the number of slots while the queue drains, at the price of empty steps.
+
+    Raises:
+        ValueError: for a parameter out of its range, or a layer that the model does not have.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: str = "block1",
+        *,
+        sigma: float = 0.075,
+        beta: float = 80.0,
+        delta: float = 0.0124,
+        max_steps: int = 1000,
+        outer_loops: int = 1,
+        seed: int | None = 0,
+        solver: Solver | None = None,
+        slots: int = 64,
+        dtype: torch.dtype = torch.float32,
+        compile: bool = True,
+        clamp: bool = False,
+        deterministic: bool = False,
+    ) -> None:
+        super().__init__()
+        whole = {"max_steps": max_steps, "outer_loops": outer_loops, "slots": slots}
+        for name, value in {"sigma": sigma, "beta": beta, "delta": delta, **whole}.items():
+            check_positive(value, name=name, where="ActiveDefense")
+        if dtype not in _DTYPES:
+            raise ValueError(f"ActiveDefense needs dtype float32, float16 or bfloat16, got {dtype}")
+        self.model = model
+        self.layer = layer
+        self.sigma = sigma
+        self.beta = beta
+        self.delta = delta
+        self.max_steps = max_steps
+        self.outer_loops = outer_loops
+        self.seed = secrets.randbits(63) if seed is None else seed
+        self.slots = slots
+        self.sizes = [slots] if deterministic else _bucket_sizes(slots)
+        self.tally = Tally()
+        self._engine = Engine(model, layer, solver=solver or Gradient(beta), dtype=dtype, compile=compile, clamp=clamp)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> "ActiveDefense":
+        """Stays in eval mode: the defense is defined for a trained classifier."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) images in [0, 1] -> (N, classes) float32 logits, the log of the mean probability."""
+        return self.defend(images).logits
+
+    def defend(
+        self,
+        images: Tensor,
+        *,
+        ids: Tensor | None = None,
+        deadline: float | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> Defended:
+        """Smooth and classify a batch.
+
+        Args:
+            images: (N, C, H, W) floats in [0, 1].
+            ids: (N,) int64 what each image's noise hangs on; 0 to N - 1 if not given.
+            deadline: seconds after which an image is classified as it is then.
+            progress: called with the number of images that have just been answered.
+
+        Raises:
+            ValueError: for images that are not that, NaN and Inf included, or ids that do not fit them.
+        """
+        check_images(images, where="ActiveDefense")
+        ids = _check_ids(ids, len(images))
+        until = deadline_after(deadline)
+        requests = (
+            Request(image, id, self.max_steps, until)
+            for image, id in zip(self._place(images), ids.tolist(), strict=True)
+        )
+        answers = []
+        for answer in self._answers(requests, images[0]):
+            answers.append(answer)
+            if progress is not None:
+                progress(1)
+        return Defended.of(answers)
+
+    def stream(
+        self,
+        images: Iterable[Tensor],
+        *,
+        ids: Iterable[int] | None = None,
+        deadline: float | None = None,
+    ) -> Iterator[Answer]:
+        """Defend images one by one as they come, and yield their answers in order.
+
+        Any length, in bounded memory: images are pulled as slots fall empty. ``deadline`` counts, in seconds, from
+        when an image is pulled.
+
+        Args:
+            images: (C, H, W) floats in [0, 1], all of one shape.
+            ids: of the images; 0, 1, 2, ... if not given.
+            deadline: seconds after which an image is classified as it is then.
+
+        Raises:
+            ValueError: at an image that is not that.
+        """
+        numbers = iter(ids) if ids is not None else iter(range(1 << 62))
+        source = iter(images)
+        first = next(source, None)
+        if first is None:
+            return
+        check_images(first[None], where="ActiveDefense.stream")
+
+        def requests() -> Iterator[Request]:
+            image: Tensor | None = first
+            while image is not None:
+                if image.shape != first.shape:
+                    raise ValueError(
+                        f"ActiveDefense.stream needs images of one shape, got {tuple(image.shape)} "
+                        f"after {tuple(first.shape)}"
+                    )
+                check_images(image[None], where="ActiveDefense.stream")
+                yield Request(self._place(image), next(numbers), self.max_steps, deadline_after(deadline))
+                image = next(source, None)
+
+        yield from self._answers(requests(), first)
+
+    def smooth(self, images: Tensor, *, noise: Tensor | None = None, ids: Tensor | None = None) -> Smoothed:
+        """The first outer loop without its classification.
+
+        Args:
+            images: (N, C, H, W) floats in [0, 1].
+            noise: (N, C, H, W), added in place of the defense's own; zeros for none.
+            ids: (N,) int64 what each image's noise hangs on; 0 to N - 1 if not given.
+
+        Raises:
+            ValueError: for images that are not that, or noise or ids that do not fit them.
+        """
+        check_images(images, where="ActiveDefense.smooth")
+        ids = _check_ids(ids, len(images))
+        placed = self._place(images)
+        if noise is None:
+            noise = self._noise(ids, 0, placed)
+        elif noise.shape != images.shape:
+            raise ValueError(
+                f"ActiveDefense.smooth needs noise of the images' shape {tuple(images.shape)}, got {tuple(noise.shape)}"
+            )
+        noisy = placed + noise.to(placed)
+        starts = (Start(key, image, self.max_steps) for key, image in enumerate(noisy))
+        with self._engine.lease(noisy[0], self.delta) as lease:
+            ends = sorted(run(starts, lease, self.sizes, self.tally), key=lambda end: end.key)
+        return Smoothed.of(ends, self.delta)
+
+    @torch.no_grad()
+    def calibrate(self, images: Tensor, *, ratio: float = 0.92, batch_size: int = 256) -> float:
+        """Set delta to ``ratio`` times the mean L_F of clean images, and return it.
+
+        0.92 is the paper's ratio on CIFAR-10: a threshold of 0.0124 where clean test images have 0.0135.
+
+        Args:
+            images: (N, C, H, W) clean images in [0, 1], not the ones that will be reported on.
+            ratio: delta over the clean mean.
+            batch_size: images run at once.
+
+        Raises:
+            ValueError: for images that are not that, or a ratio that is not above 0.
+        """
+        check_images(images, where="ActiveDefense.calibrate")
+        check_positive(ratio, name="ratio", where="ActiveDefense.calibrate")
+        features = prefix(self.model, self.layer)
+        losses = torch.cat([smoothing_loss(features(self._place(chunk))) for chunk in images.split(batch_size)])
+        self.delta = ratio * float(losses.double().mean())
+        return self.delta
+
+    def extra_repr(self) -> str:
+        """The parameters, as in the paper."""
+        return (
+            f"layer={self.layer!r}, sigma={self.sigma}, beta={self.beta}, delta={self.delta:.6g}, "
+            f"max_steps={self.max_steps}, outer_loops={self.outer_loops}"
+        )
+
+    def _answers(self, requests: Iterable[Request], like: Tensor) -> Iterator[Answer]:
+        if any(module.training for module in self.model.modules()):
+            raise ValueError("ActiveDefense needs a model in eval mode, got one in training mode; call model.eval()")
+        pipeline = Pipeline(
+            requests,
+            noisy=self._noisy,
+            classify=self._classify,
+            delta=self.delta,
+            outer_loops=self.outer_loops,
+            batch=self.slots,
+            window=8 * self.slots,
+        )
+        with self._engine.lease(self._place(like), self.delta) as lease:
+            yield from pipeline.answers(run(pipeline.starts(), lease, self.sizes, self.tally))
+
+    def _noisy(self, requests: Sequence[Request], loop: int) -> Tensor:
+        images = torch.stack([request.image for request in requests])
+        return images + self._noise(torch.tensor([request.id for request in requests]), loop, images)
+
+    def _noise(self, ids: Tensor, loop: int, like: Tensor) -> Tensor:
+        ids = ids.to(like.device)
+        return uniform_noise(ids, torch.full_like(ids, loop), like.shape[1:], seed=self.seed, sigma=self.sigma)
+
+    @torch.no_grad()
+    def _classify(self, images: Tensor) -> Tensor:
+        return self.model(images)
+
+    def _place(self, images: Tensor) -> Tensor:
+        weight = next(self.model.parameters())
+        return images.detach().to(device=weight.device, dtype=torch.float32)
+
+
+def _bucket_sizes(slots: int) -> list[int]:
+    """Slots, and quarters of it down to one: few enough to compile, close enough to waste little."""
+    sizes = [slots]
+    while sizes[0] > 1:
+        sizes.insert(0, max(1, sizes[0] // 4))
+    return sizes
+
+
+def _check_ids(ids: Tensor | None, count: int) -> Tensor:
+    if ids is None:
+        return torch.arange(count)
+    if ids.dtype != torch.int64 or ids.shape != (count,) or bool((ids < 0).any()):
+        raise ValueError(f"ActiveDefense needs ({count},) int64 ids from 0 up, got {tuple(ids.shape)} {ids.dtype}")
+    return ids

@@ -1,0 +1,89 @@
+"""From a model to slots that run: traces, compiles and keeps the tight steps of one model."""
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from fastdef.defense.slots import GraphedSlots, MaskedStep, Slots, Step, compiled
+from fastdef.defense.solvers import Solver
+from fastdef.defense.tight import tight_step
+from fastdef.nn import prefix
+
+_Key = tuple[torch.Size, torch.device]
+_LOOK_EVERY = 8  # steps a CUDA graph; the host's look costs about one launch, a wasted step a whole step
+
+
+class Engine:
+    """The compiled steps of one model, one for each batch shape, and a pool of slots to run them on.
+
+    A step holds folded copies of the model's weights. When a weight, a running statistic or the device has changed
+    since, all steps are made anew at the next lease.
+    """
+
+    def __init__(
+        self, model: nn.Module, layer: str, *, solver: Solver, dtype: torch.dtype, compile: bool, clamp: bool
+    ) -> None:
+        self._model = model
+        self._network = prefix(model, layer)
+        self._solver = solver
+        self._dtype = dtype
+        self._compile = compile
+        self._clamp = clamp
+        self._lock = threading.RLock()
+        self._forget()
+
+    @contextmanager
+    def lease(self, image: Tensor, delta: float) -> Iterator[Callable[[int], Slots]]:
+        """Slots by size, for images like ``image`` (C, H, W); nobody else gets them until the context ends."""
+        taken: dict[int, Slots] = {}
+        pool: dict[_Key, list[Slots]] = {}
+
+        def slots(size: int) -> Slots:
+            nonlocal pool
+            if size not in taken:
+                key = torch.Size((size, *image.shape)), image.device
+                with self._lock:
+                    self._refresh()
+                    pool = self._idle
+                    taken[size] = pool[key].pop() if pool[key] else self._make(key)
+                taken[size].clear(delta)
+            return taken[size]
+
+        try:
+            yield slots
+        finally:
+            with self._lock:
+                for size, used in taken.items():
+                    if pool is self._idle:  # else the model has changed, and these are stale
+                        pool[torch.Size((size, *image.shape)), image.device].append(used)
+
+    def step(self, shape: torch.Size, device: torch.device) -> MaskedStep:
+        """The masked step of a batch shape, traced and not compiled."""
+        example = torch.zeros(shape, device=device)
+        return MaskedStep(tight_step(self._network, example, dtype=self._dtype), self._solver, clamp=self._clamp)
+
+    def _make(self, key: _Key) -> Slots:
+        shape, device = key
+        if key not in self._steps:
+            step = self.step(shape, device)
+            self._steps[key] = compiled(step, device) if self._compile else step
+        if device.type == "cuda":
+            return GraphedSlots(self._steps[key], shape, device, every=_LOOK_EVERY)
+        return Slots(self._steps[key], shape, device)
+
+    def _refresh(self) -> None:
+        if self._fingerprint() != self._made_of:
+            self._forget()
+
+    def _forget(self) -> None:
+        self._steps: dict[_Key, Step] = {}
+        self._idle: dict[_Key, list[Slots]] = defaultdict(list)
+        self._made_of = self._fingerprint()
+
+    def _fingerprint(self) -> tuple[tuple[int, int], ...]:
+        tensors = [*self._model.parameters(), *self._model.buffers()]
+        return tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)

@@ -1,0 +1,188 @@
+"""Slots: a fixed batch of images on their way down, each stopping by itself."""
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fastdef.defense.solvers import Solver
+from fastdef.defense.tight import TightStep
+
+# images, steps, limits, delta -> images, steps, loss, running
+Step = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
+
+
+class MaskedStep(nn.Module):
+    """One step of Algorithm 1 for every slot that still needs it; the others do not move.
+
+    The mask is computed on the device in every step, so how often the host looks at it never changes a result.
+    """
+
+    def __init__(self, step: TightStep, solver: Solver, *, clamp: bool) -> None:
+        super().__init__()
+        self.step = step
+        self.solver = solver
+        self.clamp = clamp
+
+    def forward(
+        self, images: Tensor, steps: Tensor, limits: Tensor, delta: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Advance each slot by one step.
+
+        Args:
+            images: (S, C, H, W) float32.
+            steps: (S,) int32 steps done.
+            limits: (S,) int32 steps allowed; 0 in an empty slot.
+            delta: () float32 threshold.
+
+        Returns:
+            images and steps after the step; loss *before* it, (S,) float32; and running, (S,) bool: those that moved.
+        """
+        loss, direction = self.step(images)
+        running = (loss > delta) & (steps < limits)
+        moved = images - direction * self.solver.stride(loss, direction, delta=delta, features=self.step.features)
+        if self.clamp:
+            moved = moved.clamp(0, 1)
+        return torch.where(running.view(-1, 1, 1, 1), moved, images), steps + running, loss, running
+
+
+class Slots:
+    """Static buffers for S images, and the device's side of running them. Not for two threads at once.
+
+    Attributes:
+        size: S.
+        keys: what occupies each slot, None where it is empty.
+        ticks: steps that the device was asked for since ``clear``.
+    """
+
+    def __init__(self, step: Step, shape: Sequence[int], device: torch.device) -> None:
+        self.size = shape[0]
+        self.keys: list[int | None] = [None] * self.size
+        self.ticks = 0
+        self._step = step
+        self._images = torch.zeros(*shape, device=device).contiguous(memory_format=torch.channels_last)
+        self._steps = torch.zeros(self.size, dtype=torch.int32, device=device)
+        self._limits = torch.zeros_like(self._steps)
+        self._loss = torch.zeros(self.size, device=device)
+        self._running = torch.zeros(self.size, dtype=torch.bool, device=device)
+        self._delta = torch.zeros((), device=device)
+
+    def clear(self, delta: float) -> None:
+        """Empty every slot, and set the threshold."""
+        self.keys = [None] * self.size
+        self.ticks = 0
+        self._limits.zero_()
+        self._steps.zero_()
+        self._delta.fill_(delta)
+
+    def free(self) -> list[int]:
+        """The empty slots."""
+        return [slot for slot, key in enumerate(self.keys) if key is None]
+
+    def put(self, slots: list[int], keys: Sequence[int], images: Tensor, steps: Tensor, limits: Tensor) -> None:
+        """Let images enter: (n, C, H, W) float32, with (n,) int32 steps done and allowed."""
+        rows = torch.tensor(slots, device=self._images.device)
+        self._images[rows] = images
+        self._steps[rows] = steps
+        self._limits[rows] = limits
+        for slot, key in zip(slots, keys, strict=True):
+            self.keys[slot] = key
+
+    def take(self, slots: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Let images leave: copies of their (n, ...) image, steps, limit and last loss; the slots are empty then."""
+        rows = torch.tensor(slots, device=self._images.device)
+        out = self._images[rows], self._steps[rows], self._limits[rows], self._loss[rows]
+        self._limits[rows] = 0
+        for slot in slots:
+            self.keys[slot] = None
+        return out
+
+    @torch.no_grad()
+    def advance(self) -> list[int]:
+        """Run one step. Returns the occupied slots that did not need it: they are done."""
+        self.ticks += 1
+        self._images, self._steps, self._loss, self._running = self._step(
+            self._images, self._steps, self._limits, self._delta
+        )
+        return self._done(self._running.tolist())
+
+    def _done(self, running: list[bool]) -> list[int]:
+        return [slot for slot, key in enumerate(self.keys) if key is not None and not running[slot]]
+
+
+class GraphedSlots(Slots):
+    """Slots on CUDA: ``every`` steps are one CUDA graph on the static buffers, and the host looks one replay behind.
+
+    The flags of replay i cross to pinned memory while replay i + 1 runs, so the device never waits for the host. A slot
+    that was filled after replay i was asked for is not judged by it.
+    """
+
+    def __init__(self, step: Step, shape: Sequence[int], device: torch.device, *, every: int) -> None:
+        super().__init__(step, shape, device)
+        self.every = every
+        self._flags = [torch.zeros(self.size, dtype=torch.bool, pin_memory=True) for _ in range(2)]
+        self._copied = [torch.cuda.Event() for _ in range(2)]
+        self._replays = 0
+        self._filled = [0] * self.size
+        self._graph = self._capture()
+
+    def clear(self, delta: float) -> None:
+        """Empty every slot, and set the threshold."""
+        super().clear(delta)
+        self._replays = 0
+        self._filled = [0] * self.size
+
+    def put(self, slots: list[int], keys: Sequence[int], images: Tensor, steps: Tensor, limits: Tensor) -> None:
+        """Let images enter; the replays asked for before this say nothing about them."""
+        super().put(slots, keys, images, steps, limits)
+        for slot in slots:
+            self._filled[slot] = self._replays
+
+    @torch.no_grad()
+    def advance(self) -> list[int]:
+        """Ask for ``every`` steps. Returns the slots that were done one replay earlier."""
+        self.ticks += self.every
+        self._graph.replay()
+        now, before = self._replays % 2, (self._replays + 1) % 2
+        self._flags[now].copy_(self._running, non_blocking=True)
+        self._copied[now].record()
+        self._replays += 1
+        if self._replays == 1:
+            return []
+        self._copied[before].synchronize()
+        judged = self._replays - 2  # the replay that these flags are of
+        return [slot for slot in self._done(self._flags[before].tolist()) if self._filled[slot] <= judged]
+
+    def _capture(self) -> torch.cuda.CUDAGraph:
+        self._steps_in_place()  # compiles, and lets cuDNN choose, outside the capture
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            self._steps_in_place()
+        return graph
+
+    @torch.no_grad()
+    def _steps_in_place(self) -> None:
+        for _ in range(self.every):
+            images, steps, loss, running = self._step(self._images, self._steps, self._limits, self._delta)
+            self._images.copy_(images)
+            self._steps.copy_(steps)
+            self._loss.copy_(loss)
+            self._running.copy_(running)
+
+
+def compiled(step: MaskedStep, device: torch.device) -> Step:
+    """``step`` through torch.compile, as one graph of static shapes.
+
+    On a machine that cannot compile (no C++ compiler, no Triton) it stays as it is, and one warning says so.
+    """
+    fast = torch.compile(step, fullgraph=True, dynamic=False)
+    trial = Slots(fast, step.step.shape, device)
+    try:
+        trial.advance()
+    except torch._dynamo.exc.BackendCompilerFailed as error:
+        reason = next(iter(str(error.inner_exception).strip().splitlines()), type(error.inner_exception).__name__)
+        warnings.warn(f"torch.compile does not work here, so the defense runs uncompiled: {reason}", stacklevel=2)
+        return step
+    return fast

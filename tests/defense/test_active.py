@@ -1,0 +1,326 @@
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from fastdef.defense import ActiveDefense, Polyak
+from fastdef.nn import WideResNet, prefix
+from fastdef.ops import smoothing_loss
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return WideResNet(10, 1, in_channels=1).eval()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.rand(24, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+def defense_for(model, images, **options):
+    options = {"beta": 3.0, "compile": False, "slots": 8, "seed": 3, **options}
+    defense = ActiveDefense(model, **options)
+    defense.calibrate(images)
+    return defense
+
+
+def lockstep(defense, images, noise):
+    """Algorithm 1 as a paper's code has it: the whole network, backward(), until the last image is done."""
+    t, steps = images + noise, torch.zeros(len(images), dtype=torch.int64)
+    while True:
+        t = t.detach().requires_grad_()
+        tapped = []
+        handle = defense.model.block1.register_forward_hook(lambda module, inputs, output: tapped.append(output))
+        defense.model(t)
+        handle.remove()
+        features = tapped[0].flatten(1)
+        loss = (features - features.mean(1, keepdim=True)).abs().mean(1)
+        loss.sum().backward()
+        running = (loss > defense.delta) & (steps < defense.max_steps)
+        if not running.any():
+            return t.detach(), steps, loss.detach()
+        t = torch.where(running.view(-1, 1, 1, 1), t - defense.beta * t.grad, t)
+        steps += running
+
+
+def test_defense_equals_the_loop_as_written(model, images):
+    defense = defense_for(model, images)
+    noise = torch.empty_like(images).uniform_(-0.075, 0.075, generator=torch.Generator().manual_seed(1))
+
+    smoothed = defense.smooth(images, noise=noise)
+
+    expected, steps, loss = lockstep(defense, images, noise)
+    assert steps.min() != steps.max()  # or stopping per image would not be tested
+    torch.testing.assert_close(smoothed.steps, steps)
+    torch.testing.assert_close(smoothed.images, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(smoothed.loss, loss)
+    assert smoothed.converged.all()
+
+
+@pytest.mark.parametrize("slots", [1, 7, 64])
+def test_the_number_of_slots_does_not_change_an_answer(model, images, slots):
+    answers = defense_for(model, images, slots=slots).defend(images)
+
+    expected = defense_for(model, images).defend(images)
+    torch.testing.assert_close(answers.steps, expected.steps)
+    torch.testing.assert_close(answers.images, expected.images, rtol=0, atol=1e-5)
+    torch.testing.assert_close(answers.logits, expected.logits, rtol=1e-4, atol=1e-4)
+
+
+def test_other_neighbours_leave_an_image_bitwise_as_it_was(model, images):
+    defense = defense_for(model, images, deterministic=True)
+    other = torch.cat([images[:1], 1 - images[1:]])
+
+    mine, among_others = defense.smooth(images[:8]), defense.smooth(other[:8])
+
+    assert torch.equal(mine.images[0], among_others.images[0])
+    assert mine.loss[0] == among_others.loss[0]
+    assert not torch.equal(mine.images[1], among_others.images[1])
+
+
+def test_an_id_carries_its_noise_to_any_position(model, images):
+    defense = defense_for(model, images)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(2))
+
+    straight, shuffled = defense.defend(images), defense.defend(images[order], ids=order)
+
+    torch.testing.assert_close(shuffled.images, straight.images[order], rtol=0, atol=1e-5)
+    torch.testing.assert_close(shuffled.steps, straight.steps[order])
+
+
+def test_seeds_differ_and_a_missing_seed_is_drawn(model, images):
+    first, second = (ActiveDefense(model, seed=None, compile=False).seed for _ in range(2))
+    one, two = (defense_for(model, images, seed=seed).smooth(images[:2]) for seed in (1, 2))
+
+    assert first != second
+    assert not torch.equal(one.images, two.images)
+
+
+def test_max_steps_is_reported_and_not_passed(model, images):
+    defense = defense_for(model, images, max_steps=3)
+
+    smoothed = defense.smooth(images)
+
+    assert int(smoothed.steps.max()) == 3
+    capped = smoothed.steps == 3
+    torch.testing.assert_close(smoothed.converged, smoothed.loss <= defense.delta)
+    assert not smoothed.converged[capped].all()
+
+
+def test_the_reported_loss_is_that_of_the_returned_image(model, images):
+    defense = defense_for(model, images)
+
+    smoothed = defense.smooth(images)
+
+    torch.testing.assert_close(smoothed.loss, smoothing_loss(prefix(model, "block1")(smoothed.images)))
+
+
+def test_outer_loops_average_probabilities(model, images):
+    defense = defense_for(model, images, outer_loops=3)
+
+    answers = defense.defend(images[:4])
+
+    with torch.no_grad():
+        runs = [
+            defense.smooth(images[:4], noise=defense._noise(torch.arange(4), loop, images[:4])) for loop in range(3)
+        ]
+        mean = torch.stack([model(run.images).softmax(1) for run in runs]).mean(0)
+    torch.testing.assert_close(answers.logits.exp(), mean, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(answers.steps, sum(run.steps for run in runs))
+
+
+def test_calling_the_defense_classifies_the_smoothed_image(model, images):
+    defense = defense_for(model, images)
+
+    logits = defense(images[:5])
+
+    with torch.no_grad():
+        expected = model(defense.smooth(images[:5]).images).log_softmax(1)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_calibrate_sets_delta_to_a_part_of_the_clean_loss(model, images):
+    defense = ActiveDefense(model, compile=False)
+
+    delta = defense.calibrate(images, ratio=0.5)
+
+    clean = smoothing_loss(prefix(model, "block1")(images)).mean().detach()
+    assert delta == defense.delta == pytest.approx(0.5 * float(clean), rel=1e-6)
+
+
+def test_a_stream_gives_the_batch_s_answers_in_order(model, images):
+    defense = defense_for(model, images)
+
+    streamed = list(defense.stream(iter(images)))
+
+    expected = defense.defend(images)
+    assert [answer.steps for answer in streamed] == expected.steps.tolist()
+    torch.testing.assert_close(torch.stack([a.logits for a in streamed]), expected.logits, rtol=1e-4, atol=1e-4)
+
+
+def test_a_stream_pulls_no_more_than_its_window(model, images):
+    defense = defense_for(model, images, slots=2)
+    pulled = 0
+
+    def source():
+        nonlocal pulled
+        for index in range(1000):
+            pulled += 1
+            yield images[index % len(images)]
+
+    stream = defense.stream(source())
+    for _ in range(5):
+        next(stream)
+
+    assert pulled <= 5 + 8 * 2 + 2
+
+
+def test_a_deadline_flags_what_it_cut_short(model, images):
+    defense = defense_for(model, images, slots=4)
+    defense.delta = 1e-9
+
+    answers = defense.defend(images[:4], deadline=1e-6)
+
+    assert answers.expired.all()
+    assert not answers.converged.any()
+    assert torch.isfinite(answers.logits).all()
+
+
+def test_two_threads_may_share_a_defense(model, images):
+    defense = defense_for(model, images)
+    expected = [defense.smooth(images[:12]), defense.smooth(images[12:])]
+    got = [[], []]
+
+    def work(half):
+        part = images[:12] if half == 0 else images[12:]
+        got[half] = [defense.smooth(part) for _ in range(3)]
+
+    threads = [threading.Thread(target=work, args=(half,)) for half in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    for half in range(2):
+        assert len(got[half]) == 3
+        assert all(torch.equal(result.images, expected[half].images) for result in got[half])
+
+
+def test_changed_weights_are_noticed(images):
+    torch.manual_seed(0)
+    model = WideResNet(10, 1, in_channels=1).eval()
+    defense = defense_for(model, images)
+    before = defense.smooth(images[:2])
+
+    with torch.no_grad():
+        model.conv1.weight.mul_(1.5)
+    after = defense.smooth(images[:2])
+
+    fresh = defense_for(model, images)
+    fresh.delta = defense.delta
+    assert not torch.equal(before.images, after.images)
+    assert torch.equal(after.images, fresh.smooth(images[:2]).images)
+
+
+def test_the_defense_leaves_the_model_bitwise_as_it_was(images):
+    torch.manual_seed(0)
+    model = WideResNet(10, 1, in_channels=1).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    defense_for(model, images).defend(images[:3])
+
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_compiled_answers_equal_uncompiled_ones(model, images):
+    compiled = defense_for(model, images, compile=True, deterministic=True).smooth(images)
+
+    expected = defense_for(model, images).smooth(images)
+    torch.testing.assert_close(compiled.steps, expected.steps)
+    torch.testing.assert_close(compiled.images, expected.images, rtol=0, atol=1e-5)
+
+
+def test_polyak_steps_reach_the_threshold_in_fewer_steps(model, images):
+    plain = defense_for(model, images).smooth(images)
+    defense = defense_for(model, images, solver=Polyak())
+
+    smoothed = defense.smooth(images)
+
+    assert smoothed.converged.all()
+    assert smoothed.steps.sum() < plain.steps.sum()
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (torch.zeros(1, 12, 12), r"shape \(N, C, H, W\), got \(1, 12, 12\)"),
+        (torch.zeros(0, 1, 12, 12), "at least one image"),
+        (torch.zeros(1, 1, 12, 12, dtype=torch.uint8), "floating-point"),
+        (torch.full((1, 1, 12, 12), 255.0), r"in \[0, 1\], got values from 255"),
+        (torch.full((1, 1, 12, 12), float("nan")), "NaN or Inf"),
+        (torch.full((1, 1, 12, 12), float("inf")), "NaN or Inf"),
+    ],
+)
+def test_bad_images_are_refused(model, bad, message):
+    with pytest.raises(ValueError, match=message):
+        ActiveDefense(model, compile=False)(bad)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layer": "block9"}, "block9"),
+        ({"sigma": -1.0}, "sigma > 0"),
+        ({"delta": 0.0}, "delta > 0"),
+        ({"beta": float("nan")}, "beta > 0"),
+        ({"max_steps": 0}, "max_steps > 0"),
+        ({"slots": 0}, "slots > 0"),
+        ({"dtype": torch.int8}, "dtype float32, float16 or bfloat16"),
+    ],
+)
+def test_bad_parameters_are_refused(model, options, message):
+    with pytest.raises(ValueError, match=message):
+        ActiveDefense(model, **options)
+
+
+def test_a_model_left_in_training_mode_is_refused(images):
+    model = WideResNet(10, 1, in_channels=1)
+    defense = ActiveDefense(model, compile=False)
+    model.train()
+
+    with pytest.raises(ValueError, match="eval mode"):
+        defense(images[:1])
+
+
+def test_noise_and_ids_must_fit_the_images(model, images):
+    defense = ActiveDefense(model, compile=False)
+
+    with pytest.raises(ValueError, match="noise of the images' shape"):
+        defense.smooth(images, noise=torch.zeros(1))
+    with pytest.raises(ValueError, match="int64 ids"):
+        defense.smooth(images, ids=torch.arange(3))
+
+
+class Plain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Conv2d(1, 4, 3)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.features(x).relu().mean((2, 3)))
+
+
+def test_any_module_can_be_defended(images):
+    torch.manual_seed(0)
+    defense = ActiveDefense(Plain().eval(), "features", compile=False, beta=5.0)
+    defense.calibrate(images)
+
+    answers = defense.defend(images)
+
+    assert answers.logits.shape == (24, 3)
+    assert answers.converged.all()
