@@ -2,11 +2,13 @@
 
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastdef._check import check_images, check_positive
+from fastdef.checkpoint import Checkpoint
 from fastdef.defense.engine import Engine
 from fastdef.defense.noise import uniform_noise
 from fastdef.defense.pipeline import Answer, Pipeline, Request, deadline_after
@@ -16,6 +18,7 @@ from fastdef.defense.solvers import Gradient, Solver
 from fastdef.nn import prefix
 from fastdef.ops import smoothing_loss
 
+_CONFIGURED = ("layer", "sigma", "beta", "delta", "max_steps", "outer_loops")  # what a model file keeps
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -90,6 +93,30 @@ class ActiveDefense(nn.Module):
         self.tally = Tally()
         self._engine = Engine(model, layer, solver=solver or Gradient(beta), dtype=dtype, compile=compile, clamp=clamp)
         self.train(False)
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint, **options: Any) -> "ActiveDefense":
+        """The defense that a model file describes, around its model.
+
+        Args:
+            checkpoint: from :func:`fastdef.load`.
+            options: keyword arguments of the class that override what the file says.
+
+        Raises:
+            ValueError: if the file describes no Active Defense, or its parameters are none.
+        """
+        config = dict(checkpoint.defense or {})
+        kind = config.pop("kind", None)
+        if kind != "active" or not set(config) <= set(_CONFIGURED):
+            raise ValueError(
+                f"ActiveDefense needs a model file with an active defense of {', '.join(_CONFIGURED)}, "
+                f"got {checkpoint.defense}"
+            )
+        return cls(checkpoint.model, **{**config, **options})
+
+    def config(self) -> dict[str, Any]:
+        """What :func:`fastdef.save` takes as ``defense``, and :meth:`from_checkpoint` reads."""
+        return {"kind": "active", **{name: getattr(self, name) for name in _CONFIGURED}}
 
     def train(self, mode: bool = True) -> "ActiveDefense":
         """Stays in eval mode: the defense is defined for a trained classifier."""
@@ -189,7 +216,7 @@ class ActiveDefense(nn.Module):
         placed = self._place(images)
         if noise is None:
             noise = self._noise(ids, 0, placed)
-        elif noise.shape != images.shape:
+        if noise.shape != images.shape:
             raise ValueError(
                 f"ActiveDefense.smooth needs noise of the images' shape {tuple(images.shape)}, got {tuple(noise.shape)}"
             )
@@ -198,6 +225,20 @@ class ActiveDefense(nn.Module):
         with self._engine.lease(noisy[0], self.delta) as lease:
             ends = sorted(run(starts, lease, self.sizes, self.tally), key=lambda end: end.key)
         return Smoothed.of(ends, self.delta)
+
+    def noised(self, images: Tensor, *, ids: Tensor | None = None) -> Tensor:
+        """Step 1 alone: the images with the noise that the first outer loop adds to them.
+
+        Args:
+            images: (N, C, H, W) floats in [0, 1].
+            ids: (N,) int64 what each image's noise hangs on; 0 to N - 1 if not given.
+
+        Raises:
+            ValueError: for images that are not that, or ids that do not fit them.
+        """
+        check_images(images, where="ActiveDefense.noised")
+        placed = self._place(images)
+        return placed + self._noise(_check_ids(ids, len(images)), 0, placed)
 
     @torch.no_grad()
     def calibrate(self, images: Tensor, *, ratio: float = 0.92, batch_size: int = 256) -> float:

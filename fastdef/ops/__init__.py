@@ -1,0 +1,4 @@
+"""Operations that a kernel implements on CUDA and plain torch elsewhere."""
+
+from fastdef.ops.smoothing import smoothing_loss as smoothing_loss
+from fastdef.ops.smoothing import smoothing_loss_and_field as smoothing_loss_and_field

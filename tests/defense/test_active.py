@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from fastdef.defense import ActiveDefense, Polyak
+from fastdef.defense.naive import lockstep
 from fastdef.nn import WideResNet, prefix
 from fastdef.ops import smoothing_loss
 
@@ -27,32 +28,15 @@ def defense_for(model, images, **options):
     return defense
 
 
-def lockstep(defense, images, noise):
-    """Algorithm 1 as a paper's code has it: the whole network, backward(), until the last image is done."""
-    t, steps = images + noise, torch.zeros(len(images), dtype=torch.int64)
-    while True:
-        t = t.detach().requires_grad_()
-        tapped = []
-        handle = defense.model.block1.register_forward_hook(lambda module, inputs, output: tapped.append(output))
-        defense.model(t)
-        handle.remove()
-        features = tapped[0].flatten(1)
-        loss = (features - features.mean(1, keepdim=True)).abs().mean(1)
-        loss.sum().backward()
-        running = (loss > defense.delta) & (steps < defense.max_steps)
-        if not running.any():
-            return t.detach(), steps, loss.detach()
-        t = torch.where(running.view(-1, 1, 1, 1), t - defense.beta * t.grad, t)
-        steps += running
-
-
 def test_defense_equals_the_loop_as_written(model, images):
     defense = defense_for(model, images)
     noise = torch.empty_like(images).uniform_(-0.075, 0.075, generator=torch.Generator().manual_seed(1))
 
     smoothed = defense.smooth(images, noise=noise)
 
-    expected, steps, loss = lockstep(defense, images, noise)
+    expected, steps, loss = lockstep(
+        model, "block1", images, noise, beta=defense.beta, delta=defense.delta, max_steps=1000
+    )
     assert steps.min() != steps.max()  # or stopping per image would not be tested
     torch.testing.assert_close(smoothed.steps, steps)
     torch.testing.assert_close(smoothed.images, expected, rtol=0, atol=1e-5)

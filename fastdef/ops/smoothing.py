@@ -1,0 +1,153 @@
+"""The feature smoothing loss as an operation: the dispatcher picks the kernel or the reference by device."""
+
+import torch
+from torch import Tensor
+
+from fastdef.kernels import reference
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def smoothing_loss(features: Tensor) -> Tensor:
+    """Feature smoothing loss of each sample: mean |F - mean F| (Active Defense, Eq. 3).
+
+    Args:
+        features: (N, ...) features; float16, bfloat16, float32, or on the CPU float64. Any layout whose samples are
+            dense, channels_last among them, is read where it lies.
+
+    Returns:
+        (N,) float32 losses (float64 for float64), differentiable once in ``features``, with
+        dL_F/dF = (sign(F - m) - mean(sign(F - m))) / M and sign(0) = 0.
+
+    Raises:
+        ValueError: if ``features`` is not a float tensor of shape (N, ...) with at least one sample and feature.
+    """
+    _check(features, where="smoothing_loss")
+    loss, _, _ = _smoothing(features)
+    return loss
+
+
+def smoothing_loss_and_field(features: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss and the unscaled gradient field sign(F - m) - mean(sign(F - m)), in one call, for the defense loop.
+
+    dL_F/dF is the field over M, the number of features of a sample. Not differentiable: ``features`` must not require
+    a gradient, or be under ``torch.no_grad()``.
+
+    Args:
+        features: as for :func:`smoothing_loss`.
+
+    Returns:
+        (N,) float32 losses, and the field with shape, dtype and layout of ``features``.
+
+    Raises:
+        ValueError: as :func:`smoothing_loss`, and where a gradient would be lost.
+    """
+    _check(features, where="smoothing_loss_and_field")
+    if features.requires_grad and torch.is_grad_enabled():
+        raise ValueError("smoothing_loss_and_field needs features without a gradient, got some that require one")
+    return _smoothing_field(features)
+
+
+@torch.library.custom_op("fastdef::smoothing", mutates_args=())
+def _smoothing(f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return reference.smoothing(f)
+
+
+@torch.library.custom_op("fastdef::smoothing_backward", mutates_args=())
+def _smoothing_backward(grad: Tensor, f: Tensor, mean: Tensor, tilt: Tensor) -> Tensor:
+    return _as_lies(reference.smoothing_backward(grad, f, mean, tilt), f)
+
+
+@torch.library.custom_op("fastdef::smoothing_field", mutates_args=())
+def _smoothing_field(f: Tensor) -> tuple[Tensor, Tensor]:
+    loss, field = reference.smoothing_field(f)
+    return loss, _as_lies(field, f)
+
+
+@_smoothing.register_kernel("cuda")
+def _(f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    from fastdef.kernels import smoothing  # triton is needed here and nowhere above
+
+    return smoothing.forward(_flat(f))
+
+
+@_smoothing_backward.register_kernel("cuda")
+def _(grad: Tensor, f: Tensor, mean: Tensor, tilt: Tensor) -> Tensor:
+    from fastdef.kernels import smoothing
+
+    return _unflat(smoothing.backward(grad, _flat(f), mean, tilt), f)
+
+
+@_smoothing_field.register_kernel("cuda")
+def _(f: Tensor) -> tuple[Tensor, Tensor]:
+    from fastdef.kernels import smoothing
+
+    loss, field = smoothing.forward_with_field(_flat(f))
+    return loss, _unflat(field, f)
+
+
+@_smoothing.register_fake
+def _(f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = reference.accumulator(f.dtype)
+    return f.new_empty(len(f), dtype=dtype), f.new_empty(len(f), dtype=dtype), f.new_empty(len(f), dtype=dtype)
+
+
+@_smoothing_backward.register_fake
+def _(grad: Tensor, f: Tensor, mean: Tensor, tilt: Tensor) -> Tensor:
+    return _like(f)
+
+
+@_smoothing_field.register_fake
+def _(f: Tensor) -> tuple[Tensor, Tensor]:
+    return f.new_empty(len(f), dtype=reference.accumulator(f.dtype)), _like(f)
+
+
+def _setup(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor], output: tuple[Tensor, ...]) -> None:
+    (f,) = inputs
+    _, mean, tilt = output
+    ctx.save_for_backward(f, mean, tilt)
+
+
+def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor, _mean: Tensor, _tilt: Tensor) -> Tensor:
+    f, mean, tilt = ctx.saved_tensors  # type: ignore[attr-defined]
+    return _smoothing_backward(grad.contiguous(), f, mean, tilt)
+
+
+_smoothing.register_autograd(_backward, setup_context=_setup)
+
+
+def _layout(f: Tensor) -> torch.memory_format:
+    """The layout results have: channels_last where the features lie so, else contiguous."""
+    if f.ndim == 4 and not f.is_contiguous() and f.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def _flat(f: Tensor) -> Tensor:
+    """(N, M) view of the samples as they lie in memory; a copy only where they are neither of the two layouts."""
+    if _layout(f) is torch.channels_last:
+        f = f.permute(0, 2, 3, 1)
+    return f.contiguous().view(len(f), -1)
+
+
+def _unflat(flat: Tensor, f: Tensor) -> Tensor:
+    """(N, M) values in the memory order of ``_flat(f)`` -> the shape of ``f``."""
+    if _layout(f) is torch.channels_last:
+        n, c, h, w = f.shape
+        return flat.view(n, h, w, c).permute(0, 3, 1, 2)
+    return flat.view(f.shape)
+
+
+def _like(f: Tensor) -> Tensor:
+    return torch.empty_like(f, memory_format=_layout(f))
+
+
+def _as_lies(value: Tensor, f: Tensor) -> Tensor:
+    return value.contiguous(memory_format=_layout(f))
+
+
+def _check(features: Tensor, *, where: str) -> None:
+    if features.ndim < 2 or features.numel() == 0:
+        raise ValueError(f"{where} needs (N, ...) features, got shape {tuple(features.shape)}")
+    if features.dtype not in _FLOATS:
+        raise ValueError(f"{where} needs features of a float dtype, got {features.dtype}")

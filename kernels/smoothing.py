@@ -1,0 +1,163 @@
+"""Feature smoothing loss, L(F) = mean |F - mean F| of each sample, and its gradient (Active Defense, Eq. 3).
+
+A sample is M values in one dense block; their order means nothing, so channels_last needs no copy. A sample is split
+over P programs, so that few large samples fill the chip as well as many small ones do. Each program leaves a partial
+sum, and the next kernel adds the P partials of its sample in fixed order: no atomics, the same bits every time.
+
+    _sums      reads F             partial sums of F
+    _moments   reads F, partials   partial sums of |F - m| and of sign(F - m)
+    _finish    reads partials      loss, mean and tilt
+    _field     reads F, partials   writes the field, scaled or not
+
+The loss is two reads; its backward one read and one write; loss and field together three reads and one write.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_BLOCK = 4096  # values a program takes at a time: 32 a thread at four warps, eight 128-bit loads in bf16
+_MOST_PARTS = 64  # programs a sample, at most; a program adds that many partials in one vector
+
+
+@triton.jit
+def _sums_kernel(
+    f_ptr,  # (N, M) any float
+    sums_ptr,  # (N, P) fp32, out
+    M,
+    SPAN,  # values a program takes, a multiple of BLOCK
+    BLOCK: tl.constexpr,
+):
+    sample = tl.program_id(0).to(tl.int64)
+    part = tl.program_id(1)
+    start = part * SPAN
+    total = tl.zeros((BLOCK,), dtype=tl.float32)
+    for offset in range(start, start + SPAN, BLOCK):
+        index = offset + tl.arange(0, BLOCK)
+        total += tl.load(f_ptr + sample * M + index, mask=index < M, other=0.0).to(tl.float32)
+    tl.store(sums_ptr + sample * tl.num_programs(1) + part, tl.sum(total))
+
+
+@triton.jit
+def _moments_kernel(
+    f_ptr,  # (N, M) any float
+    sums_ptr,  # (N, P) fp32
+    deviations_ptr,  # (N, P) fp32, out: sum of |F - m|
+    signs_ptr,  # (N, P) fp32, out: sum of sign(F - m); a whole number under 2^24, so exact
+    M,
+    SPAN,
+    BLOCK: tl.constexpr,
+    PARTS: tl.constexpr,  # P rounded up to a power of two
+):
+    sample = tl.program_id(0).to(tl.int64)
+    part = tl.program_id(1)
+    mean = _mean(sums_ptr, sample, M, tl.num_programs(1), PARTS)
+    deviation = tl.zeros((BLOCK,), dtype=tl.float32)
+    signs = tl.zeros((BLOCK,), dtype=tl.float32)
+    start = part * SPAN
+    for offset in range(start, start + SPAN, BLOCK):
+        index = offset + tl.arange(0, BLOCK)
+        f = tl.load(f_ptr + sample * M + index, mask=index < M, other=0.0).to(tl.float32)
+        d = tl.where(index < M, f - mean, 0.0)  # a masked lane must add nothing to either sum
+        deviation += tl.abs(d)
+        signs += _sign(d)
+    tl.store(deviations_ptr + sample * tl.num_programs(1) + part, tl.sum(deviation))
+    tl.store(signs_ptr + sample * tl.num_programs(1) + part, tl.sum(signs))
+
+
+@triton.jit
+def _finish_kernel(
+    sums_ptr,  # (N, P) fp32
+    deviations_ptr,  # (N, P) fp32
+    signs_ptr,  # (N, P) fp32
+    loss_ptr,  # (N,) fp32, out
+    mean_ptr,  # (N,) fp32, out
+    tilt_ptr,  # (N,) fp32, out
+    M,
+    P,
+    PARTS: tl.constexpr,
+):
+    sample = tl.program_id(0).to(tl.int64)
+    tl.store(mean_ptr + sample, _mean(sums_ptr, sample, M, P, PARTS))
+    tl.store(loss_ptr + sample, _mean(deviations_ptr, sample, M, P, PARTS))
+    tl.store(tilt_ptr + sample, _mean(signs_ptr, sample, M, P, PARTS))
+
+
+@triton.jit
+def _field_kernel(
+    f_ptr,  # (N, M) any float
+    mean_ptr,  # (N,) fp32
+    tilt_ptr,  # (N,) fp32
+    scale_ptr,  # (N,) fp32, read where SCALED
+    field_ptr,  # (N, M) dtype of f, out
+    M,
+    SPAN,
+    SCALED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    sample = tl.program_id(0).to(tl.int64)
+    mean = tl.load(mean_ptr + sample)
+    tilt = tl.load(tilt_ptr + sample)
+    start = tl.program_id(1) * SPAN
+    for offset in range(start, start + SPAN, BLOCK):
+        index = offset + tl.arange(0, BLOCK)
+        f = tl.load(f_ptr + sample * M + index, mask=index < M, other=0.0).to(tl.float32)
+        field = _sign(f - mean) - tilt
+        if SCALED:
+            field = field * tl.load(scale_ptr + sample)
+        tl.store(field_ptr + sample * M + index, field.to(field_ptr.dtype.element_ty), mask=index < M)
+
+
+@triton.jit
+def _mean(partials_ptr, sample, M, P, PARTS: tl.constexpr):
+    part = tl.arange(0, PARTS)
+    partials = tl.load(partials_ptr + sample * P + part, mask=part < P, other=0.0)
+    return tl.sum(partials) / M
+
+
+@triton.jit
+def _sign(d):
+    return tl.where(d > 0, 1.0, tl.where(d < 0, -1.0, 0.0))
+
+
+def forward(f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(N, M) dense features -> loss, mean, tilt, each (N,) fp32."""
+    n, m = f.shape
+    parts, span = _split(n, m)
+    sums, deviations, signs = f.new_empty((3, n, parts), dtype=torch.float32)
+    loss, mean, tilt = f.new_empty((3, n), dtype=torch.float32)
+    padded = triton.next_power_of_2(parts)
+    _sums_kernel[(n, parts)](f, sums, m, span, BLOCK=_BLOCK)
+    _moments_kernel[(n, parts)](f, sums, deviations, signs, m, span, BLOCK=_BLOCK, PARTS=padded)
+    _finish_kernel[(n,)](sums, deviations, signs, loss, mean, tilt, m, parts, PARTS=padded)
+    return loss, mean, tilt
+
+
+def backward(grad: Tensor, f: Tensor, mean: Tensor, tilt: Tensor) -> Tensor:
+    """(N,) fp32 gradient, (N, M) dense features, and what ``forward`` gave -> (N, M) gradient, dtype of f."""
+    return _field(f, mean, tilt, scale=grad / f.shape[1])
+
+
+def forward_with_field(f: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, M) dense features -> (N,) fp32 loss, (N, M) unscaled field in the dtype of f."""
+    loss, mean, tilt = forward(f)
+    return loss, _field(f, mean, tilt, scale=None)
+
+
+def _field(f: Tensor, mean: Tensor, tilt: Tensor, *, scale: Tensor | None) -> Tensor:
+    n, m = f.shape
+    parts, span = _split(n, m)
+    field = torch.empty_like(f)
+    _field_kernel[(n, parts)](
+        f, mean, tilt, mean if scale is None else scale, field, m, span, SCALED=scale is not None, BLOCK=_BLOCK
+    )
+    return field
+
+
+def _split(n: int, m: int) -> tuple[int, int]:
+    """Programs a sample, and values a program: enough programs for a large chip, no part without a block."""
+    blocks = triton.cdiv(m, _BLOCK)
+    wanted = max(1, min(blocks, _MOST_PARTS, triton.cdiv(1024, n)))
+    each = triton.cdiv(blocks, wanted)
+    return triton.cdiv(blocks, each), each * _BLOCK
