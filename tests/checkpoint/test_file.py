@@ -1,6 +1,8 @@
+import inspect
 import json
 import pickle
 import struct
+import sys
 
 import pytest
 import safetensors.torch
@@ -263,6 +265,18 @@ def test_a_malformed_configuration_is_refused_in_one_short_line(path, model, con
     assert message.startswith(f"cannot load {path}: ")
     assert "\n" not in message
     assert len(message) < 600
+
+
+def test_a_configuration_nested_to_the_edge_of_the_stack_is_refused(path, model):
+    save(path, model, architecture=WRN, classes=CLASSES)
+    text = header(path)["__metadata__"]["fastdef"]
+    used = len(inspect.stack())
+
+    for depth in range(sys.getrecursionlimit() - used - 60, sys.getrecursionlimit() - used):
+        deep = "[" * depth + "]" * depth
+        rewrite(path, tensors=lambda stored: {}, metadata={"fastdef": text.replace("[0.1, 0.2, 0.3]", deep)})
+        with pytest.raises(ValueError, match="cannot load"):
+            load(path)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the device is there")

@@ -172,6 +172,15 @@ def test_a_prefix_of_a_prefix_is_not_confused():
     assert torch.equal(outer(x), output_of(model, "block1", x).relu())
 
 
+def test_a_prefix_that_ends_inside_another_passes_through_it():
+    model = wrn()
+    whole = nn.Sequential(prefix(model, "block1"), Forbidden())
+    whole.add_module("inner", model)  # so that the outer prefix can name a layer that the inner one runs
+    x = torch.rand(2, 3, 16, 16)
+
+    assert torch.equal(prefix(whole, "inner.conv1")(x), model.conv1(x))
+
+
 def test_control_flow_and_a_broad_except_in_the_model_do_no_harm():
     model = Branching()
     x = torch.rand(3, 4)
