@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from fastdef.defense.solvers import Solver
 from fastdef.defense.tight import TightStep
@@ -76,6 +77,10 @@ class Slots:
         self._steps.zero_()
         self._delta.fill_(delta)
 
+    def state(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the step takes: images, steps, limits, delta."""
+        return self._images, self._steps, self._limits, self._delta
+
     def free(self) -> list[int]:
         """The empty slots."""
         return [slot for slot, key in enumerate(self.keys) if key is None]
@@ -102,9 +107,7 @@ class Slots:
     def advance(self) -> list[int]:
         """Run one step. Returns the occupied slots that did not need it: they are done."""
         self.ticks += 1
-        self._images, self._steps, self._loss, self._running = self._step(
-            self._images, self._steps, self._limits, self._delta
-        )
+        self._images, self._steps, self._loss, self._running = self._step(*self.state())
         return self._done(self._running.tolist())
 
     def _done(self, running: list[bool]) -> list[int]:
@@ -165,7 +168,7 @@ class GraphedSlots(Slots):
     @torch.no_grad()
     def _steps_in_place(self) -> None:
         for _ in range(self.every):
-            images, steps, loss, running = self._step(self._images, self._steps, self._limits, self._delta)
+            images, steps, loss, running = self._step(*self.state())
             self._images.copy_(images)
             self._steps.copy_(steps)
             self._loss.copy_(loss)
@@ -177,10 +180,11 @@ def compiled(step: MaskedStep, device: torch.device) -> Step:
 
     On a machine that cannot compile (no C++ compiler, no Triton) it stays as it is, and one warning says so.
     """
-    fast = torch.compile(step, fullgraph=True, dynamic=False)
-    trial = Slots(fast, step.step.shape, device)
+    # Traced first: Dynamo counts recompilations by code object, and a graph module brings one of its own.
+    graph = make_fx(step)(*Slots(step, step.step.shape, device).state())
+    fast = torch.compile(graph, fullgraph=True, dynamic=False)
     try:
-        trial.advance()
+        Slots(fast, step.step.shape, device).advance()
     except torch._dynamo.exc.BackendCompilerFailed as error:
         reason = next(iter(str(error.inner_exception).strip().splitlines()), type(error.inner_exception).__name__)
         warnings.warn(f"torch.compile does not work here, so the defense runs uncompiled: {reason}", stacklevel=2)

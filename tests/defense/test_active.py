@@ -308,3 +308,11 @@ def test_any_module_can_be_defended(images):
 
     assert answers.logits.shape == (24, 3)
     assert answers.converged.all()
+
+
+def test_many_defenses_compile_in_one_process(images):
+    """Dynamo refuses to compile one code object more than a few times."""
+    for number in range(10):
+        torch.manual_seed(number)
+        model = WideResNet(10, 1, in_channels=1).eval()
+        defense_for(model, images, compile=True, slots=1, max_steps=1).smooth(images[:1])
