@@ -1,0 +1,13 @@
+"""Attacks: functions of a model, images and labels that return adversarial images.
+
+Gradients are of the sum over samples, so an image's attack does not depend on its neighbours. Only the input's gradient
+is computed, and a model comes back as it was: mode, statistics, gradients.
+"""
+
+from fastdef.attacks._losses import cross_entropy as cross_entropy
+from fastdef.attacks._losses import margin as margin
+from fastdef.attacks._model import crafting as crafting
+from fastdef.attacks._pgd import fgsm as fgsm
+from fastdef.attacks._pgd import mifgsm as mifgsm
+from fastdef.attacks._pgd import pgd as pgd
+from fastdef.attacks._pgd import projected_ascent as projected_ascent

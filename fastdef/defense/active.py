@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from fastdef.defense.noise import uniform_noise
 from fastdef.defense.pipeline import Answer, Pipeline, Request, deadline_after
 from fastdef.defense.results import Defended, Smoothed
 from fastdef.defense.scheduler import Start, Tally, run
+from fastdef.defense.slots import Slots
 from fastdef.defense.solvers import Gradient, Solver
 from fastdef.nn import prefix
 from fastdef.ops import smoothing_loss
@@ -222,7 +224,7 @@ class ActiveDefense(nn.Module):
             )
         noisy = placed + noise.to(placed)
         starts = (Start(key, image, self.max_steps) for key, image in enumerate(noisy))
-        with self._engine.lease(noisy[0], self.delta) as lease:
+        with self.slots_for(noisy[0]) as lease:
             ends = sorted(run(starts, lease, self.sizes, self.tally), key=lambda end: end.key)
         return Smoothed.of(ends, self.delta)
 
@@ -261,6 +263,10 @@ class ActiveDefense(nn.Module):
         self.delta = ratio * float(losses.double().mean())
         return self.delta
 
+    def slots_for(self, image: Tensor) -> AbstractContextManager[Callable[[int], Slots]]:
+        """Lease slots by size, for images like ``image`` (C, H, W): what the scheduler and the benchmarks run on."""
+        return self._engine.lease(self._place(image), self.delta)
+
     def extra_repr(self) -> str:
         """The parameters, as in the paper."""
         return (
@@ -280,7 +286,7 @@ class ActiveDefense(nn.Module):
             batch=self.slots,
             window=8 * self.slots,
         )
-        with self._engine.lease(self._place(like), self.delta) as lease:
+        with self.slots_for(like) as lease:
             yield from pipeline.answers(run(pipeline.starts(), lease, self.sizes, self.tally))
 
     def _noisy(self, requests: Sequence[Request], loop: int) -> Tensor:

@@ -63,6 +63,10 @@ class Tally:
     slot_steps: int = 0
     useful: int = 0
 
+    def clear(self) -> None:
+        """Count from nothing."""
+        self.slot_steps = self.useful = 0
+
 
 def run(
     starts: Iterator[Start | None],

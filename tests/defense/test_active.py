@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fastdef.defense import ActiveDefense, Polyak
-from fastdef.defense.naive import lockstep
+from fastdef.defense.naive import lockstep, whole_network
 from fastdef.nn import WideResNet, prefix
 from fastdef.ops import smoothing_loss
 
@@ -34,9 +34,9 @@ def test_defense_equals_the_loop_as_written(model, images):
 
     smoothed = defense.smooth(images, noise=noise)
 
-    expected, steps, loss = lockstep(
-        model, "block1", images, noise, beta=defense.beta, delta=defense.delta, max_steps=1000
-    )
+    with whole_network(model, "block1") as losses:
+        expected, steps, loss = lockstep(losses, images, noise, beta=defense.beta, delta=defense.delta, max_steps=1000)
+    model.zero_grad()
     assert steps.min() != steps.max()  # or stopping per image would not be tested
     torch.testing.assert_close(smoothed.steps, steps)
     torch.testing.assert_close(smoothed.images, expected, rtol=0, atol=1e-5)

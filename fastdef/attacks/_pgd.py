@@ -1,0 +1,158 @@
+"""Gradient attacks inside an L-infinity ball: FGSM, PGD, MI-FGSM."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fastdef._check import check_images, check_labels
+from fastdef.attacks._losses import cross_entropy
+from fastdef.attacks._model import crafting
+
+Strength = float | Tensor  # one number, or (N,): one an image
+Model = Callable[[Tensor], Tensor]  # (N, C, H, W) images -> (N, classes) logits
+Loss = Callable[[Tensor, Tensor], Tensor]  # logits, labels -> (N,)
+
+
+def fgsm(model: Model, images: Tensor, labels: Tensor, *, eps: Strength, loss: Loss = cross_entropy) -> Tensor:
+    """One step of x + eps * sign(dL/dx), clipped to [0, 1] (Goodfellow et al., 2015).
+
+    Args and errors are those of :func:`pgd`.
+    """
+    return pgd(model, images, labels, eps=eps, step=eps, steps=1, random_start=False, loss=loss)
+
+
+def pgd(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: Strength,
+    step: Strength,
+    steps: int,
+    random_start: bool = True,
+    loss: Loss = cross_entropy,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Projected gradient descent, as attackers call their ascent (Madry et al., 2018).
+
+        x' <- clip(x' + step * sign(dL/dx'), x - eps, x + eps), and to [0, 1];  x' starts at x + U(-eps, eps)
+
+    Args:
+        model: images in [0, 1] to logits; run in eval mode, and left as it was.
+        images: (N, C, H, W) floats in [0, 1].
+        labels: (N,) int64.
+        eps: radius in pixel units, for all or (N,) for each image; 0 gives an image back.
+        step: step size, likewise.
+        steps: number of steps.
+        random_start: start anywhere in the ball, else at the image.
+        loss: what to raise, (logits, labels) -> (N,).
+        generator: of the random start, on the images' device.
+
+    Returns:
+        (N, C, H, W) adversarial images: within eps of the images, in [0, 1], without a gradient.
+
+    Raises:
+        ValueError: for images, labels or hyperparameters out of their range.
+    """
+    _check(images, labels, eps, step, steps, where="pgd")
+    radius = _column(eps, images)
+    start = images
+    if random_start:
+        noise = torch.rand(images.shape, generator=generator, device=images.device, dtype=images.dtype)
+        start = (images + radius * (2 * noise - 1)).clamp(0, 1)
+    with crafting(model):
+        return projected_ascent(
+            lambda x: loss(model(x), labels), images, eps=radius, step=_column(step, images), steps=steps, start=start
+        )
+
+
+def mifgsm(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: Strength,
+    step: Strength,
+    steps: int,
+    decay: float = 1.0,
+    loss: Loss = cross_entropy,
+) -> Tensor:
+    """Momentum iterative FGSM, which transfers better than PGD (Dong et al., 2018).
+
+        g <- decay * g + dL/dx' / |dL/dx'|_1;   x' <- clip(x' + step * sign(g))
+
+    ``decay`` is the weight of the past; the other args and errors are those of :func:`pgd`.
+    """
+    _check(images, labels, eps, step, steps, where="mifgsm")
+    momentum = torch.zeros_like(images)
+
+    def direction(gradient: Tensor) -> Tensor:
+        nonlocal momentum
+        size = gradient.abs().sum(dim=(1, 2, 3), keepdim=True).clamp_min(torch.finfo(gradient.dtype).tiny)
+        momentum = decay * momentum + gradient / size
+        return momentum.sign()
+
+    with crafting(model):
+        return projected_ascent(
+            lambda x: loss(model(x), labels),
+            images,
+            eps=_column(eps, images),
+            step=_column(step, images),
+            steps=steps,
+            start=images,
+            direction=direction,
+        )
+
+
+def projected_ascent(
+    objective: Callable[[Tensor], Tensor],
+    images: Tensor,
+    *,
+    eps: Strength,
+    step: Strength,
+    steps: int,
+    start: Tensor,
+    direction: Callable[[Tensor], Tensor] = torch.sign,
+) -> Tensor:
+    """The loop inside the attacks: raise ``objective`` inside the ball and [0, 1]. Its caller sees to modes and range.
+
+    Args:
+        objective: (N, C, H, W) -> (N,), differentiable.
+        images: centres of the balls.
+        eps: radius; a number, or a tensor that broadcasts to the images.
+        step: step size, likewise.
+        steps: number of steps.
+        start: where to begin, inside the ball.
+        direction: what to do with the gradient before a step.
+    """
+    low, high = (images - eps).clamp(0, 1), (images + eps).clamp(0, 1)
+    x = start.detach()
+    for _ in range(steps):
+        with torch.enable_grad():
+            x.requires_grad_()
+            (gradient,) = torch.autograd.grad(objective(x).sum(), x)
+        x = torch.clamp(x.detach() + step * direction(gradient), low, high)
+    return x.detach()
+
+
+def _column(value: Strength, images: Tensor) -> Strength:
+    """A strength that broadcasts to the images."""
+    if not isinstance(value, Tensor) or value.ndim == 0:
+        return value
+    return value.to(images).view(-1, 1, 1, 1)
+
+
+def _check(images: Tensor, labels: Tensor, eps: Strength, step: Strength, steps: int, *, where: str) -> None:
+    check_images(images, where=where)
+    check_labels(labels, len(images), where=where)
+    if steps < 1:
+        raise ValueError(f"{where} needs at least one step, got {steps}")
+    for name, value in (("eps", eps), ("step", step)):
+        tensor = torch.as_tensor(value)
+        if tensor.ndim and tensor.shape != (len(images),):
+            raise ValueError(
+                f"{where} needs {name} as a number or of shape ({len(images)},), got {tuple(tensor.shape)}"
+            )
+        if not bool(((tensor >= 0) & torch.isfinite(tensor)).all()):
+            raise ValueError(f"{where} needs a finite {name} of at least 0, got {value}")

@@ -1,0 +1,79 @@
+"""What a figure was measured on, and how: the part that every benchmark shares."""
+
+import platform
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Device, threads and versions, to stand beside every figure."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu()
+    return {
+        "device": device.type,
+        "name": name,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+    }
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Wall time of one call, the device's work included."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def interleaved(
+    contenders: Mapping[str, Callable[[], object]], device: torch.device, *, turns: int
+) -> dict[str, list[float]]:
+    """Seconds of each contender, turn by turn, so that whatever else the machine does falls on all alike.
+
+    Each contender runs once more before, for compilation and caches.
+    """
+    for work in contenders.values():
+        work()
+    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(turns):
+        for name, work in contenders.items():
+            taken[name].append(seconds(work, device))
+    return taken
+
+
+def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
+    """Most memory that PyTorch's allocator held during ``work``, above what it held before."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    held = most = 0
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            most = max(most, held)
+    return most
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,167 @@
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from fastdef.attacks import fgsm, margin, mifgsm, pgd, projected_ascent
+
+ATTACKS = {
+    "fgsm": lambda model, x, y, eps: fgsm(model, x, y, eps=eps),
+    "pgd": lambda model, x, y, eps: pgd(model, x, y, eps=eps, step=eps / 4, steps=5),
+    "mifgsm": lambda model, x, y, eps: mifgsm(model, x, y, eps=eps, step=eps / 4, steps=5),
+    "margin": lambda model, x, y, eps: pgd(model, x, y, eps=eps, step=eps / 4, steps=5, loss=margin),
+}
+
+
+def small_model():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(8 * 36, 4)
+    )
+
+
+@pytest.fixture
+def model():
+    return small_model()
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(6, 3, 8, 8, generator=generator), torch.randint(0, 4, (6,), generator=generator)
+
+
+def loss_of(model, images, labels):
+    with torch.no_grad():
+        return nn.functional.cross_entropy(model.eval()(images), labels)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("eps", [0.0, 1 / 255, 8 / 255, 0.7])
+def test_an_attack_stays_in_the_ball_and_in_range(model, batch, name, eps):
+    images, labels = batch
+
+    attacked = ATTACKS[name](model, images, labels, eps)
+
+    assert (attacked - images).abs().max() <= eps + 1e-7  # an ulp of a float near 1
+    assert attacked.min() >= 0
+    assert attacked.max() <= 1
+    if eps == 0:
+        assert torch.equal(attacked, images)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_raises_the_loss(model, batch, name):
+    images, labels = batch
+
+    attacked = ATTACKS[name](model, images, labels, 8 / 255)
+
+    assert loss_of(model, attacked, labels) > loss_of(model, images, labels)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_leaves_the_model_as_it_was(model, batch, name):
+    model.train()
+    model[1].eval()
+    model[0].weight.requires_grad_(False)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+
+    ATTACKS[name](model, *batch, 8 / 255)
+
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert [module.training for module in model] == [True, False, True, True, True, True]
+    assert all(weight.grad is None for weight in model.parameters())
+    assert [weight.requires_grad for weight in model.parameters()] == [False, True, True, True, True, True]
+
+
+def test_a_model_that_fails_is_left_as_it_was(model, batch):
+    model.train()
+    model.append(nn.Linear(3, 3))
+
+    with pytest.raises(RuntimeError):
+        ATTACKS["pgd"](model, *batch, 8 / 255)
+
+    assert model.training
+    assert all(weight.requires_grad for weight in model.parameters())
+
+
+def test_eps_per_image_equals_separate_attacks(model, batch):
+    images, labels = batch
+    eps = torch.tensor([0.0, 1, 2, 4, 8, 16]) / 255
+
+    together = pgd(model, images, labels, eps=eps, step=eps / 4, steps=5, random_start=False)
+
+    for index, radius in enumerate(eps):
+        alone = slice(index, index + 1)
+        single = pgd(
+            model,
+            images[alone],
+            labels[alone],
+            eps=float(radius),
+            step=float(radius / 4),
+            steps=5,
+            random_start=False,
+        )
+        torch.testing.assert_close(together[alone], single, rtol=0, atol=1e-6)
+
+
+def test_the_generator_decides_the_start(model, batch):
+    def run(seed):
+        generator = torch.Generator().manual_seed(seed)
+        return pgd(model, *batch, eps=0.1, step=0.02, steps=2, generator=generator)
+
+    assert torch.equal(run(0), run(0))
+    assert not torch.equal(run(0), run(1))
+
+
+@pytest.mark.parametrize("steps", [1, 10])
+def test_pgd_equals_foolbox_bit_for_bit(model, batch, steps):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it imports what SciPy has moved
+        foolbox = pytest.importorskip("foolbox", reason="foolbox is an optional oracle")
+    images, labels = batch
+    model.eval()
+
+    ours = pgd(model, images, labels, eps=8 / 255, step=2 / 255, steps=steps, random_start=False)
+
+    attack = foolbox.attacks.LinfPGD(abs_stepsize=2 / 255, steps=steps, random_start=False)
+    _, theirs, _ = attack(foolbox.PyTorchModel(model, bounds=(0, 1)), images, labels, epsilons=8 / 255)
+    assert torch.equal(ours, theirs)
+
+
+def test_margin_is_the_published_formula():
+    logits = torch.tensor([[3.0, 1.0, -2.0], [0.0, 60.0, 1.0]])
+
+    loss = margin(logits, torch.tensor([0, 0]))
+
+    torch.testing.assert_close(loss, torch.tensor([-(3.0 - 1.0 + 50.0), -0.0]))
+
+
+def test_ascent_takes_any_objective():
+    images = torch.full((2, 1, 2, 2), 0.5)
+
+    raised = projected_ascent(lambda x: x.sum((1, 2, 3)), images, eps=0.25, step=0.1, steps=9, start=images)
+
+    assert torch.equal(raised, torch.full_like(images, 0.75))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": torch.zeros(5, dtype=torch.int64)}, r"needs \(6,\) int64 labels"),
+        ({"labels": torch.zeros(6)}, "int64 labels"),
+        ({"eps": -0.1}, "finite eps of at least 0"),
+        ({"eps": float("nan")}, "finite eps of at least 0"),
+        ({"eps": torch.zeros(3)}, r"eps as a number or of shape \(6,\)"),
+        ({"step": float("inf")}, "finite step"),
+        ({"steps": 0}, "at least one step"),
+        ({"images": torch.full((6, 3, 8, 8), 2.0)}, r"in \[0, 1\]"),
+    ],
+)
+def test_bad_input_is_refused(model, batch, change, message):
+    images, labels = batch
+    arguments = {"images": images, "labels": labels, "eps": 0.1, "step": 0.1, "steps": 1, **change}
+
+    with pytest.raises(ValueError, match=message):
+        pgd(model, **arguments)
