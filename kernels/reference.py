@@ -18,15 +18,15 @@ def smoothing(f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     rest = tuple(range(1, f.ndim))
     f = f.to(accumulator(f.dtype))
-    mean = f.mean(rest, keepdim=True)
-    centred = f - mean
-    return centred.abs().mean(rest), mean.flatten(), centred.sign().mean(rest)
+    mean = f.mean(rest)
+    centred = f - _column(mean, f)
+    return centred.abs().mean(rest), mean, centred.sign().mean(rest)
 
 
 def smoothing_backward(grad: Tensor, f: Tensor, mean: Tensor, tilt: Tensor) -> Tensor:
     """dL_F/dF = (sign(F - m) - mean(sign(F - m))) / M, times the (N,) incoming gradient, in the features' dtype."""
     field = _field(f, mean, tilt)
-    return (field * (grad / f[0].numel()).view(_column(f))).to(f.dtype)
+    return (field * _column(grad / f[0].numel(), f)).to(f.dtype)
 
 
 def smoothing_field(f: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,8 +41,11 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
 
 
 def _field(f: Tensor, mean: Tensor, tilt: Tensor) -> Tensor:
-    return (f.to(mean.dtype) - mean.view(_column(f))).sign() - tilt.view(_column(f))
+    return (f.to(mean.dtype) - _column(mean, f)).sign() - _column(tilt, f)
 
 
-def _column(f: Tensor) -> tuple[int, ...]:
-    return (-1,) + (1,) * (f.ndim - 1)
+def _column(value: Tensor, f: Tensor) -> Tensor:
+    """(N,) values that broadcast to the features; by unsqueeze, since a view would write N into a traced graph."""
+    for _ in f.shape[1:]:
+        value = value.unsqueeze(-1)
+    return value

@@ -45,7 +45,7 @@ class MaskedStep(nn.Module):
         moved = images - direction * self.solver.stride(loss, direction, delta=delta, features=self.step.features)
         if self.clamp:
             moved = moved.clamp(0, 1)
-        return torch.where(running.view(-1, 1, 1, 1), moved, images), steps + running, loss, running
+        return torch.where(running[:, None, None, None], moved, images), steps + running, loss, running
 
 
 class Slots:

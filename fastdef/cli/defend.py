@@ -1,0 +1,48 @@
+"""``fastdef defend``: image files in, one JSON line an image out."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from torch import Tensor
+
+from fastdef.checkpoint import load
+from fastdef.data import load_images
+from fastdef.defense import ActiveDefense
+
+
+def defend(
+    model: Annotated[Path, typer.Argument(help="a model file with an active defense")],
+    images: Annotated[list[Path], typer.Argument(help="PNG or JPEG files, or folders of them")],
+    size: Annotated[int, typer.Option(min=1, help="height and width the model was trained on")] = 32,
+    resize: Annotated[bool, typer.Option("--resize", help="scale images of another size")] = False,
+    seed: Annotated[int | None, typer.Option(help="of the noise; drawn from the system if not given")] = None,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="steps an image may take")] = None,
+    deadline: Annotated[float | None, typer.Option(min=0, help="seconds an image may take")] = None,
+    device: Annotated[str, typer.Option()] = "cpu",
+) -> None:
+    """Classify image files behind the model's defense. Prints class, probability, steps and whether it converged."""
+    checkpoint = load(model, device=device)
+    options = {} if max_steps is None else {"max_steps": max_steps}
+    defense = ActiveDefense.from_checkpoint(checkpoint, seed=seed, **options)
+    channels = checkpoint.architecture["in_channels"]
+    paths: list[Path] = []
+
+    def source() -> Iterator[Tensor]:
+        for path, image in load_images(images, channels=channels, size=(size, size), resize=resize):
+            paths.append(path)
+            yield image
+
+    for number, answer in enumerate(defense.stream(source(), deadline=deadline)):
+        probability, label = answer.logits.exp().max(0)
+        line = {
+            "file": str(paths[number]),
+            "class": checkpoint.classes[int(label)],
+            "probability": round(float(probability), 6),
+            "steps": answer.steps,
+            "converged": answer.converged,
+        }
+        sys.stdout.write(json.dumps(line) + "\n")
