@@ -15,6 +15,7 @@ from fastdef.nn import prefix
 
 _Key = tuple[torch.Size, torch.device]
 _LOOK_EVERY = 8  # steps a CUDA graph; the host's look costs about one launch, a wasted step a whole step
+_CPU_CHUNK = 16  # images a CPU runs at once; measured best on WRN-10-2 and WRN-16-4, 1.2 to 1.4 times faster than 64
 
 
 class Engine:
@@ -68,12 +69,16 @@ class Engine:
 
     def _make(self, key: _Key) -> Slots:
         shape, device = key
-        if key not in self._steps:
-            step = self.step(shape, device)
-            self._steps[key] = compiled(step, device) if self._compile else step
         if device.type == "cuda":
-            return GraphedSlots(self._steps[key], shape, device, every=_LOOK_EVERY)
-        return Slots(self._steps[key], shape, device)
+            return GraphedSlots(self._step(shape, device), shape, device, every=_LOOK_EVERY)
+        chunk = _chunk(shape[0])
+        return Slots(self._step(torch.Size((chunk, *shape[1:])), device), shape, device, chunk=chunk)
+
+    def _step(self, shape: torch.Size, device: torch.device) -> Step:
+        if (shape, device) not in self._steps:
+            step = self.step(shape, device)
+            self._steps[shape, device] = compiled(step, device) if self._compile else step
+        return self._steps[shape, device]
 
     def _refresh(self) -> None:
         if self._fingerprint() != self._made_of:
@@ -87,3 +92,9 @@ class Engine:
     def _fingerprint(self) -> tuple[tuple[int, int], ...]:
         tensors = [*self._model.parameters(), *self._model.buffers()]
         return tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
+
+
+def _chunk(size: int) -> int:
+    """The largest divisor of ``size`` up to ``_CPU_CHUNK``, or ``size`` where that is too small to be worth it."""
+    divisor = max(n for n in range(1, min(size, _CPU_CHUNK) + 1) if size % n == 0)
+    return divisor if divisor > _CPU_CHUNK // 4 else size

@@ -56,7 +56,7 @@ class Tally:
     """What the device was asked for, and what of it moved an image or found one done.
 
     Attributes:
-        slot_steps: slots times steps, summed over the run.
+        slot_steps: evaluations of a slot, occupied or not.
         useful: evaluations that an image needed: its steps, and the one that found it done.
     """
 
@@ -118,9 +118,9 @@ class _Flight:
 
     def advance(self, slots: Slots) -> list[End]:
         """Run the slots until the host looks, and let out what is done or late."""
-        ticks = slots.ticks
+        before = slots.slot_steps
         done = slots.advance()
-        self._tally.slot_steps += (slots.ticks - ticks) * slots.size
+        self._tally.slot_steps += slots.slot_steps - before
         late = self._late(slots, set(done))
         leaving = done + late
         if not leaving:

@@ -54,13 +54,19 @@ class Slots:
     Attributes:
         size: S.
         keys: what occupies each slot, None where it is empty.
-        ticks: steps that the device was asked for since ``clear``.
+        slot_steps: evaluations that the device was asked for since ``clear``, one a slot and step.
     """
 
-    def __init__(self, step: Step, shape: Sequence[int], device: torch.device) -> None:
+    def __init__(self, step: Step, shape: Sequence[int], device: torch.device, *, chunk: int | None = None) -> None:
+        """Make S = ``shape[0]`` empty slots, run ``chunk`` at a time.
+
+        In chunks that fit its caches a CPU is faster than on the whole, and needs a fraction of the memory. A chunk
+        without an image is not run.
+        """
         self.size = shape[0]
         self.keys: list[int | None] = [None] * self.size
-        self.ticks = 0
+        self.slot_steps = 0
+        self._chunk = chunk or self.size
         self._step = step
         self._images = torch.zeros(*shape, device=device).contiguous(memory_format=torch.channels_last)
         self._steps = torch.zeros(self.size, dtype=torch.int32, device=device)
@@ -72,14 +78,15 @@ class Slots:
     def clear(self, delta: float) -> None:
         """Empty every slot, and set the threshold."""
         self.keys = [None] * self.size
-        self.ticks = 0
+        self.slot_steps = 0
         self._limits.zero_()
         self._steps.zero_()
         self._delta.fill_(delta)
 
-    def state(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What the step takes: images, steps, limits, delta."""
-        return self._images, self._steps, self._limits, self._delta
+    def state(self, start: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the step takes: images, steps and limits of the chunk that begins at ``start``, and delta."""
+        part = slice(start, start + self._chunk)
+        return self._images[part], self._steps[part], self._limits[part], self._delta
 
     def free(self) -> list[int]:
         """The empty slots."""
@@ -106,9 +113,20 @@ class Slots:
     @torch.no_grad()
     def advance(self) -> list[int]:
         """Run one step. Returns the occupied slots that did not need it: they are done."""
-        self.ticks += 1
-        self._images, self._steps, self._loss, self._running = self._step(*self.state())
+        for start in range(0, self.size, self._chunk):
+            if any(key is not None for key in self.keys[start : start + self._chunk]):
+                self._advance(start)
         return self._done(self._running.tolist())
+
+    def _advance(self, start: int) -> None:
+        """One step of a chunk, in place, so that a CUDA graph may hold it."""
+        part = slice(start, start + self._chunk)
+        self.slot_steps += self._chunk
+        images, steps, loss, running = self._step(*self.state(start))
+        self._images[part].copy_(images)
+        self._steps[part].copy_(steps)
+        self._loss[part].copy_(loss)
+        self._running[part].copy_(running)
 
     def _done(self, running: list[bool]) -> list[int]:
         return [slot for slot, key in enumerate(self.keys) if key is not None and not running[slot]]
@@ -145,7 +163,7 @@ class GraphedSlots(Slots):
     @torch.no_grad()
     def advance(self) -> list[int]:
         """Ask for ``every`` steps. Returns the slots that were done one replay earlier."""
-        self.ticks += self.every
+        self.slot_steps += self.every * self.size
         self._graph.replay()
         now, before = self._replays % 2, (self._replays + 1) % 2
         self._flags[now].copy_(self._running, non_blocking=True)
@@ -157,22 +175,15 @@ class GraphedSlots(Slots):
         judged = self._replays - 2  # the replay that these flags are of
         return [slot for slot in self._done(self._flags[before].tolist()) if self._filled[slot] <= judged]
 
+    @torch.no_grad()
     def _capture(self) -> torch.cuda.CUDAGraph:
-        self._steps_in_place()  # compiles, and lets cuDNN choose, outside the capture
+        self._advance(0)  # compiles, and lets cuDNN choose, outside the capture
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._steps_in_place()
+            for _ in range(self.every):
+                self._advance(0)
         return graph
-
-    @torch.no_grad()
-    def _steps_in_place(self) -> None:
-        for _ in range(self.every):
-            images, steps, loss, running = self._step(*self.state())
-            self._images.copy_(images)
-            self._steps.copy_(steps)
-            self._loss.copy_(loss)
-            self._running.copy_(running)
 
 
 def compiled(step: MaskedStep, device: torch.device) -> Step:
@@ -184,7 +195,8 @@ def compiled(step: MaskedStep, device: torch.device) -> Step:
     graph = make_fx(step)(*Slots(step, step.step.shape, device).state())
     fast = torch.compile(graph, fullgraph=True, dynamic=False)
     try:
-        Slots(fast, step.step.shape, device).advance()
+        with torch.no_grad():
+            fast(*Slots(step, step.step.shape, device).state())
     except torch._dynamo.exc.BackendCompilerFailed as error:
         reason = next(iter(str(error.inner_exception).strip().splitlines()), type(error.inner_exception).__name__)
         warnings.warn(f"torch.compile does not work here, so the defense runs uncompiled: {reason}", stacklevel=2)
