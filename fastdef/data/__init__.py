@@ -1,0 +1,7 @@
+"""Data sets by name, whole and as uint8; batches and augmentation on the device; image files."""
+
+from fastdef.data.batches import Batches as Batches
+from fastdef.data.batches import RandomCropFlip as RandomCropFlip
+from fastdef.data.dataset import Dataset as Dataset
+from fastdef.data.files import load_images as load_images
+from fastdef.data.load import load_dataset as load_dataset

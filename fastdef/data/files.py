@@ -1,0 +1,54 @@
+"""Image files as a user has them."""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from fastdef.data._decode import decode
+from fastdef.data._tree import ENDINGS
+
+
+def load_images(
+    paths: Iterable[str | os.PathLike[str]], *, channels: int, size: tuple[int, int], resize: bool = False
+) -> Iterator[tuple[Path, Tensor]]:
+    """Read PNG and JPEG files one by one.
+
+    Args:
+        paths: files, or folders whose .png, .jpg and .jpeg files are meant, in order of name.
+        channels: 1 for gray, 3 for colour; others are converted.
+        size: height and width.
+        resize: scale images of another size (bilinear, antialiased) where they would be refused.
+
+    Yields:
+        The path and the (C, H, W) float32 image in [0, 1].
+
+    Raises:
+        ValueError: for a missing path, an empty folder, a broken image or one of another size; naming it.
+    """
+    modes = {1: "L", 3: "RGB"}
+    if channels not in modes:
+        raise ValueError(f"load_images needs 1 or 3 channels, got {channels}")
+    for path in _files(paths):
+        image = decode(path.read_bytes(), mode=modes[channels], name=str(path)).float() / 255
+        if image.shape[1:] != size:
+            if not resize:
+                got = f"{image.shape[1]} x {image.shape[2]}"
+                raise ValueError(f"{path} needs to be {size[0]} x {size[1]} pixels, got {got}; or ask to resize")
+            image = interpolate(image[None], size, mode="bilinear", antialias=True)[0].clamp(0, 1)
+        yield path, image
+
+
+def _files(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
+    for path in map(Path, paths):
+        if path.is_dir():
+            found = sorted(file for file in path.iterdir() if file.suffix.lower() in ENDINGS)
+            if not found:
+                raise ValueError(f"{path} needs at least one {' or '.join(ENDINGS)} file, got none")
+            yield from found
+        elif path.is_file():
+            yield path
+        else:
+            raise ValueError(f"{path} needs to be an image file or a folder of them, and there is none")
