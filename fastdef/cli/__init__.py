@@ -1,0 +1,49 @@
+"""The ``fastdef`` command: one file a subcommand, each parses, calls one library function, and prints."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+import fastdef
+from fastdef.cli.defend import defend
+from fastdef.cli.demo import demo
+from fastdef.cli.evaluate import evaluate
+from fastdef.cli.import_ import import_
+from fastdef.cli.train import smoothing
+
+app = typer.Typer(
+    help="A compiled, high-performance defense runtime for image classifiers.",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+)
+train = typer.Typer(help="Train a classifier with a defense.", no_args_is_help=True)
+app.command()(demo)
+app.command()(evaluate)
+app.command()(defend)
+app.command("import")(import_)
+train.command()(smoothing)
+app.add_typer(train, name="train")
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
+    if version:
+        typer.echo(fastdef.__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command. A refusal is one line on stderr and status 2; a traceback is a bug."""
+    try:
+        app()
+    except ValueError as error:
+        _refuse(" ".join(str(error).split()))
+    except OSError as error:
+        _refuse(f"{error.filename or 'the system'}: {error.strerror or error}")
+
+
+def _refuse(reason: str) -> None:
+    sys.stderr.write(f"fastdef: {reason}\n")
+    sys.exit(2)

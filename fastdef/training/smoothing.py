@@ -1,0 +1,146 @@
+"""Standard training with the feature smoothing loss (paper 003, Section 4)."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from fastdef.checkpoint import save
+from fastdef.data import Dataset
+from fastdef.defense import ActiveDefense
+from fastdef.losses import smoothing_penalty, smoothness
+from fastdef.nn import architecture_of, prefix, tap
+from fastdef.ops import smoothing_loss
+from fastdef.training.fit import Progress, fit
+from fastdef.training.hyper import Hyper
+
+CALIBRATED_ON = 2000  # validation images; their mean L_F is known to a percent
+
+
+class Smoothing:
+    """L = CE + mean of max(L_F, delta) over the batch (Eq. 2), on clean images.
+
+    Args:
+        model: the classifier to train.
+        layer: name of the submodule whose output is to be smooth; its raw output, before any batch norm.
+        delta: below it a sample's features are left alone; 0 or less turns the term off: standard training.
+    """
+
+    def __init__(self, model: nn.Module, *, layer: str = "block1", delta: float = 0.02) -> None:
+        self.model = model
+        self.layer = layer
+        self.delta = delta
+
+    def config(self) -> dict[str, Any]:
+        """Name and parameters."""
+        return {"name": "smoothing", "layer": self.layer, "delta": self.delta, "model": architecture_of(self.model)}
+
+    def trained(self) -> Iterable[nn.Parameter]:
+        """Every weight."""
+        return self.model.parameters()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Keeps the features of each forward."""
+        with tap(self.model, self.layer) as self._tapped:
+            yield
+
+    def training_mode(self) -> None:
+        """Everything trains."""
+        self.model.train()
+
+    def prepare(self, images: Tensor, labels: Tensor, *, seed: int) -> tuple[Tensor, ...]:
+        """The batch as it is."""
+        return images, labels
+
+    def loss(self, *prepared: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Eq. 2; logs the cross-entropy and the mean L_F."""
+        images, labels = prepared
+        classification = cross_entropy(self.model(images).float(), labels)
+        penalty, feature_loss = smoothing_penalty(self._tapped.features, delta=self.delta)
+        total = classification + penalty if self.delta > 0 else classification
+        return total, {"cross_entropy": classification.detach(), "feature_loss": feature_loss.mean()}
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
+        """Clean accuracy, mean L_F, and mean scale-free smoothness L_F / std F."""
+        features = prefix(model, self.layer)
+        right = loss = smooth = 0.0
+        for start in range(0, len(dataset), 500):
+            images = dataset.floats(start, start + 500)
+            labels = dataset.labels[start : start + 500]
+            right += float((model(images).argmax(1) == labels).sum())
+            maps = features(images)
+            loss += float(smoothing_loss(maps).sum())
+            smooth += float(smoothness(maps).sum())
+        count = len(dataset)
+        return {"accuracy": right / count, "feature_loss": loss / count, "smoothness": smooth / count}
+
+
+def train_smoothing(
+    model: nn.Module,
+    dataset: Dataset,
+    validation: Dataset,
+    hyper: Hyper,
+    folder: Path,
+    *,
+    layer: str = "block1",
+    delta: float = 0.02,
+    sigma: float = 0.075,
+    beta: float = 80.0,
+    ratio: float = 0.92,
+    augment: bool = True,
+    resume: bool = False,
+    progress: Progress = lambda epoch, steps, figures: None,
+) -> dict[str, float]:
+    """Train with the smoothing loss, and write ``folder/model.safetensors`` with a calibrated Active Defense.
+
+    Args:
+        model: from :func:`fastdef.nn.build`, on the device of the data.
+        dataset: what to train on.
+        validation: held out; the defense's threshold is calibrated on it.
+        hyper: hyperparameters.
+        folder: where the run lives; see :func:`fit`.
+        layer: the smoothed layer.
+        delta: of the training loss.
+        sigma: of the defense.
+        beta: of the defense.
+        ratio: of the defense's threshold to the clean validation L_F.
+        augment: random crop and flip.
+        resume: go on after the last epoch in ``folder``.
+        progress: called at every step.
+
+    Returns:
+        The last epoch's figures.
+
+    Raises:
+        ValueError: as :func:`fit`.
+    """
+
+    def write(shipped: nn.Module, record: dict[str, Any]) -> None:
+        defense = ActiveDefense(shipped, layer, sigma=sigma, beta=beta)
+        defense.calibrate(validation.floats(0, CALIBRATED_ON), ratio=ratio)
+        save(
+            folder / "model.safetensors",
+            shipped,
+            architecture=architecture_of(model),
+            classes=dataset.classes,
+            defense=defense.config(),
+            training={**record, "shape": list(dataset.images.shape[1:])},
+        )
+
+    return fit(
+        Smoothing(model, layer=layer, delta=delta),
+        dataset,
+        validation,
+        hyper,
+        folder,
+        save=write,
+        augment=augment,
+        resume=resume,
+        progress=progress,
+    )

@@ -1,0 +1,105 @@
+"""The state of a run: one .safetensors with weights, momentum and average, and how far it is. Never a pickle."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastdef.checkpoint import writing_aside
+
+FILE = "state.safetensors"
+
+
+@dataclass
+class State:
+    """What a run goes on from.
+
+    Attributes:
+        epochs: epochs done.
+        config: of method, data and hyperparameters.
+        tensors: by name.
+    """
+
+    epochs: int
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def write(self, folder: Path) -> None:
+        """Write it, whole or not at all.
+
+        Raises:
+            ValueError: if it cannot be written.
+        """
+        from safetensors.torch import save
+
+        content = {name: value.detach().cpu().contiguous().clone() for name, value in self.tensors.items()}
+        metadata = {"epochs": str(self.epochs), "config": json.dumps(self.config, sort_keys=True)}
+        with writing_aside(folder / FILE) as aside:
+            aside.write_bytes(save(content, metadata=metadata))
+
+    @classmethod
+    def read(cls, folder: Path) -> "State":
+        """Read it back.
+
+        Raises:
+            ValueError: if there is none, or it is damaged.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = folder / FILE
+        if not path.is_file():
+            raise ValueError(f"--resume needs a run that finished an epoch, and there is no {path}")
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+                return cls(int(metadata["epochs"]), json.loads(metadata["config"]), tensors)
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise ValueError(f"{path} is not a whole training state: {' '.join(str(error).split())}") from error
+
+
+def check_same(config: dict[str, Any], stored: dict[str, Any]) -> None:
+    """Refuse to go on with other settings.
+
+    Raises:
+        ValueError: naming the first that differs.
+    """
+    stored_flat, flat = _flat(stored), _flat(json.loads(json.dumps(config)))
+    for name in sorted({*stored_flat, *flat}):
+        if stored_flat.get(name) != flat.get(name):
+            raise ValueError(
+                f"--resume needs the settings the run began with: {name} was {stored_flat.get(name)}, "
+                f"got {flat.get(name)}"
+            )
+
+
+def gather(model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Every tensor that the next step depends on."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    for index, weight in enumerate(optimizer.param_groups[0]["params"]):
+        if (buffer := optimizer.state[weight].get("momentum_buffer")) is not None:
+            tensors[f"momentum.{index}"] = buffer
+    return tensors | {f"average.{name}": value for name, value in average.items()}
+
+
+def scatter(
+    tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]
+) -> None:
+    """Put back what ``gather`` took."""
+    model.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")})
+    for index, weight in enumerate(optimizer.param_groups[0]["params"]):
+        if (buffer := tensors.get(f"momentum.{index}")) is not None:
+            # With the weight's layout: a sum in another order would not be the same to the bit.
+            optimizer.state[weight]["momentum_buffer"] = torch.empty_like(weight).copy_(buffer)
+    for name, value in average.items():
+        value.copy_(tensors[f"average.{name}"])
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
