@@ -49,3 +49,62 @@ def _column(value: Tensor, f: Tensor) -> Tensor:
     for _ in f.shape[1:]:
         value = value.unsqueeze(-1)
     return value
+
+
+def afa_fuse(
+    x: Tensor,
+    w0: Tensor,
+    scale0: Tensor,
+    shift0: Tensor,
+    scale1: Tensor,
+    shift1: Tensor,
+    *,
+    relu: bool,
+) -> Tensor:
+    """Dual batch norm in eval mode, W0 * BN_0(x) + (1 - W0) * BN_1(x), as one affine a sample and channel (AFA, Eq. 2).
+
+    Args:
+        x: (N, C, H, W) features, any float.
+        w0: (N,) fusing weight.
+        scale0: (C,) of BN_0(x) = x * scale0 + shift0.
+        shift0: (C,).
+        scale1: (C,) of BN_1(x) = x * scale1 + shift1.
+        shift1: (C,).
+        relu: whether a ReLU follows.
+
+    Returns:
+        Like x.
+    """
+    scale, shift = _blend(w0, scale0, scale1), _blend(w0, shift0, shift1)
+    out = torch.addcmul(shift, x.to(accumulator(x.dtype)), scale)
+    return (out.relu() if relu else out).to(x.dtype)
+
+
+def afa_fuse_backward(
+    grad: Tensor,
+    x: Tensor,
+    w0: Tensor,
+    scale0: Tensor,
+    shift0: Tensor,
+    scale1: Tensor,
+    shift1: Tensor,
+    *,
+    relu: bool,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of ``afa_fuse``: dx like x, and dW0, each sample's sum of grad * (BN_0(x) - BN_1(x)), fp32 or fp64."""
+    scale, shift = _blend(w0, scale0, scale1), _blend(w0, shift0, shift1)
+    wide, grad = x.to(accumulator(x.dtype)), grad.to(accumulator(x.dtype))
+    if relu:
+        grad = torch.where(torch.addcmul(shift, wide, scale) > 0, grad, 0.0)
+    difference = torch.addcmul(_plane(shift0 - shift1), wide, _plane(scale0 - scale1))
+    return (grad * scale).to(x.dtype), (grad * difference).sum((1, 2, 3))
+
+
+def _blend(w0: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """(N, C, 1, 1); in the form that is exactly one of the two where W0 is 1 or 0."""
+    w0 = w0[:, None]
+    return _plane(w0 * first + (1.0 - w0) * second)
+
+
+def _plane(value: Tensor) -> Tensor:
+    return value[..., None, None]

@@ -1,0 +1,164 @@
+"""Dual batch norm in eval mode, out = W0 * BN_0(x) + (1 - W0) * BN_1(x), and its gradient (AFA, Eq. 2).
+
+Each BN_i is the affine x * scale_i + shift_i of a channel, so a sample's blend of them is one affine a channel:
+
+    scale = W0 * scale_0 + (1 - W0) * scale_1        shift likewise        exact where W0 is 1 or 0
+
+A sample is a dense (A, B) matrix: channels by pixels in the contiguous layout, pixels by channels in channels_last.
+A program takes one tile of it, blends the affines of the tile's channels, and goes over the tile once.
+
+    _forward    reads x          writes out
+    _backward   reads x, grad    writes dx, and the tile's part of dW0 = sum of grad * (BN_0(x) - BN_1(x))
+
+The parts are added afterwards in fixed order: no atomics, the same bits every time. The ReLU's mask is computed again
+from x, so nothing but the inputs is kept for the backward.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_TILE = 4096  # values a program takes: 32 a thread at four warps, four 128-bit loads in bf16
+_ODD_TILE = 1024  # where a row's length allows no vector load, a thread holds a value of each of many rows
+_LONGEST_ROW = 1024
+
+
+@triton.jit
+def _forward_kernel(
+    x_ptr,  # (N, A, B) any float
+    w0_ptr,  # (N,) fp32
+    scale0_ptr,  # (C,) fp32, C is B where CHANNELS_LAST, else A; so are the next three
+    shift0_ptr,
+    scale1_ptr,
+    shift1_ptr,
+    out_ptr,  # (N, A, B) dtype of x, out
+    A,
+    B,
+    CHANNELS_LAST: tl.constexpr,
+    RELU: tl.constexpr,
+    BLOCK_A: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+):
+    sample, a, b = _tile(A, B, BLOCK_A, BLOCK_B)
+    inside = (a < A) & (b < B)
+    index = a * B + b  # within the sample, which starts at a 64-bit offset
+    start = sample * A * B
+    x = tl.load(x_ptr + start + index, mask=inside, other=0.0).to(tl.float32)
+    w0 = tl.load(w0_ptr + sample)
+    c, C = _channels(a, b, A, B, CHANNELS_LAST)
+    scale, _ = _blend(w0, scale0_ptr, scale1_ptr, c, C)
+    shift, _ = _blend(w0, shift0_ptr, shift1_ptr, c, C)
+    out = x * scale + shift
+    if RELU:
+        out = tl.where(out < 0, 0.0, out)  # a NaN stays one, as in torch
+    tl.store(out_ptr + start + index, out.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _backward_kernel(
+    grad_ptr,  # (N, A, B) dtype of x
+    x_ptr,  # (N, A, B) any float
+    w0_ptr,  # (N,) fp32
+    scale0_ptr,  # (C,) fp32, as in the forward; so are the next three
+    shift0_ptr,
+    scale1_ptr,
+    shift1_ptr,
+    dx_ptr,  # (N, A, B) dtype of x, out
+    parts_ptr,  # (N, tiles a sample) fp32, out: the tile's part of dW0
+    A,
+    B,
+    CHANNELS_LAST: tl.constexpr,
+    RELU: tl.constexpr,
+    BLOCK_A: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+):
+    sample, a, b = _tile(A, B, BLOCK_A, BLOCK_B)
+    inside = (a < A) & (b < B)
+    index = a * B + b  # within the sample, which starts at a 64-bit offset
+    start = sample * A * B
+    x = tl.load(x_ptr + start + index, mask=inside, other=0.0).to(tl.float32)
+    grad = tl.load(grad_ptr + start + index, mask=inside, other=0.0).to(tl.float32)  # 0 outside: no part of dW0
+    w0 = tl.load(w0_ptr + sample)
+    c, C = _channels(a, b, A, B, CHANNELS_LAST)
+    scale, scale_difference = _blend(w0, scale0_ptr, scale1_ptr, c, C)
+    shift, shift_difference = _blend(w0, shift0_ptr, shift1_ptr, c, C)
+    if RELU:
+        grad = tl.where(x * scale + shift > 0, grad, 0.0)
+    tl.store(dx_ptr + start + index, (grad * scale).to(dx_ptr.dtype.element_ty), mask=inside)
+    part = tl.sum(tl.sum(grad * (x * scale_difference + shift_difference), 1))
+    tl.store(parts_ptr + tl.program_id(0), part)
+
+
+@triton.jit
+def _tile(A, B, BLOCK_A: tl.constexpr, BLOCK_B: tl.constexpr):
+    """This program's sample, and the rows (BLOCK_A, 1) and columns (1, BLOCK_B) of its tile."""
+    tiles_b = tl.cdiv(B, BLOCK_B)
+    tiles = tl.cdiv(A, BLOCK_A) * tiles_b
+    tile = tl.program_id(0) % tiles
+    a = (tile // tiles_b) * BLOCK_A + tl.arange(0, BLOCK_A)
+    b = (tile % tiles_b) * BLOCK_B + tl.arange(0, BLOCK_B)
+    return (tl.program_id(0) // tiles).to(tl.int64), a[:, None], b[None, :]
+
+
+@triton.jit
+def _channels(a, b, A, B, CHANNELS_LAST: tl.constexpr):
+    if CHANNELS_LAST:
+        return b, B
+    else:
+        return a, A
+
+
+@triton.jit
+def _blend(w0, first_ptr, second_ptr, c, C):
+    """The blend of the two for each channel of ``c``, and what it changes by with W0."""
+    first = tl.load(first_ptr + c, mask=c < C, other=0.0)
+    second = tl.load(second_ptr + c, mask=c < C, other=0.0)
+    return w0 * first + (1.0 - w0) * second, first - second
+
+
+def forward(
+    x: Tensor, w0: Tensor, scale0: Tensor, shift0: Tensor, scale1: Tensor, shift1: Tensor, *, relu: bool
+) -> Tensor:
+    """(N, C, H, W) features, contiguous or channels_last; (N,) and four (C,) in fp32 -> out, like x."""
+    out = torch.empty_like(x)
+    shape, grid = _launch(x)
+    _forward_kernel[grid](x, w0, scale0, shift0, scale1, shift1, out, RELU=relu, **shape)
+    return out
+
+
+def backward(
+    grad: Tensor,
+    x: Tensor,
+    w0: Tensor,
+    scale0: Tensor,
+    shift0: Tensor,
+    scale1: Tensor,
+    shift1: Tensor,
+    *,
+    relu: bool,
+) -> tuple[Tensor, Tensor]:
+    """The gradient of out, laid out as x, and the forward's arguments -> dx like x, dW0 (N,) fp32."""
+    dx = torch.empty_like(x)
+    shape, grid = _launch(x)
+    parts = x.new_empty((len(x), grid[0] // len(x)), dtype=torch.float32)
+    _backward_kernel[grid](grad, x, w0, scale0, shift0, scale1, shift1, dx, parts, RELU=relu, **shape)
+    return dx, parts.sum(1)
+
+
+def _launch(x: Tensor) -> tuple[dict[str, int | bool], tuple[int]]:
+    """How a launch sees x, and its grid."""
+    n, c, h, w = x.shape
+    channels_last = not x.is_contiguous()
+    a, b = (h * w, c) if channels_last else (c, h * w)
+    block_b = _row(b)
+    block_a = min(triton.next_power_of_2(a), (_ODD_TILE if b % 8 else _TILE) // block_b)
+    tiles = triton.cdiv(a, block_a) * triton.cdiv(b, block_b)
+    shape = {"A": a, "B": b, "CHANNELS_LAST": channels_last, "BLOCK_A": block_a, "BLOCK_B": block_b}
+    return shape, (n * tiles,)
+
+
+def _row(b: int) -> int:
+    """Columns of a tile: a power of two that divides B where one of at least a cache sector does, else one around B."""
+    divisor = b & -b
+    return min(divisor if divisor >= 32 else triton.next_power_of_2(b), _LONGEST_ROW)
