@@ -1,0 +1,109 @@
+"""The branches of a whole model: lifting its batch norms to K branches, and choosing the ones a batch takes."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fastdef.nn._conversions import register_conversion
+from fastdef.nn._multi_bn import MultiBatchNorm2d
+
+
+@register_conversion("multi_bn")
+def convert_to_multi_bn(model: nn.Module, branches: int) -> nn.Module:
+    """Lift every ``BatchNorm2d`` of ``model`` to K branches that all start as the batch norm they replace.
+
+    In place, unless the model is itself a batch norm. Parameters keep device, dtype and ``requires_grad``, modules
+    keep their mode; a batch norm used in two places becomes one K-branch batch norm used in both.
+
+    Args:
+        model: any model.
+        branches: K, one for each attack strength.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: if it has no batch norm, or one that is not a ``BatchNorm2d`` with affine and running statistics.
+            The model is then as it was.
+    """
+    replacements: dict[nn.Module, nn.Module] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            replacements[module] = MultiBatchNorm2d.from_batch_norm(module, branches)
+        elif isinstance(module, _BatchNorm):  # its statistics would be those of all segments together
+            raise ValueError(
+                f"convert_to_multi_bn needs every batch norm to be a BatchNorm2d, got {module} at {name!r}"
+            )
+    if not replacements:
+        raise ValueError(f"convert_to_multi_bn needs a model with a BatchNorm2d, got a {type(model).__name__}")
+    model = replace_modules(model, replacements)
+    record_conversion(model, name="multi_bn", branches=branches)
+    return model
+
+
+def record_conversion(model: nn.Module, **conversion: object) -> None:
+    """Keep ``architecture_of(model)`` true of a model that ``build`` made and a direct call has converted since."""
+    architecture = getattr(model, "architecture", None)
+    if isinstance(architecture, dict):
+        architecture["conversions"] = [*(architecture.get("conversions") or ()), conversion]
+
+
+def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """Each module that is a key becomes its value, wherever it occurs; in place, but for the root."""
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if child is not None and child in replacements:
+                setattr(parent, name, replacements[child])
+    return replacements.get(model, model)
+
+
+def set_branch(model: nn.Module, branches: int | Sequence[int] | None) -> None:
+    """Choose which branches the batches of ``model`` take from now on.
+
+    The choice belongs to the model, so it holds for every thread that runs it. A compiled model recompiles once for
+    each choice it meets.
+
+    Args:
+        model: a model with ``MultiBatchNorm2d`` in it.
+        branches: k: the whole batch through branch k; a sequence such as ``range(1, 5)``: a batch of that many
+            segments, segment s through the s-th of them; None: a batch of K segments through all K branches.
+
+    Raises:
+        ValueError: if the model has no ``MultiBatchNorm2d``, or one without such a branch; nothing changes then.
+    """
+    choices = {layer: _choice(layer, branches) for layer in _layers(model)}
+    for layer, choice in choices.items():
+        layer.active = choice
+
+
+@contextmanager
+def branch(model: nn.Module, branches: int | Sequence[int] | None) -> Iterator[None]:
+    """``set_branch`` for the length of a ``with`` block; what each layer had before is back at its end.
+
+    Raises:
+        ValueError: as ``set_branch`` does.
+    """
+    former = {layer: layer.active for layer in _layers(model)}
+    set_branch(model, branches)
+    try:
+        yield
+    finally:
+        for layer, active in former.items():
+            layer.active = active
+
+
+def _layers(model: nn.Module) -> list[MultiBatchNorm2d]:
+    layers = [module for module in model.modules() if isinstance(module, MultiBatchNorm2d)]
+    if not layers:
+        raise ValueError(f"branch needs a model with MultiBatchNorm2d in it, got a {type(model).__name__}")
+    return layers
+
+
+def _choice(layer: MultiBatchNorm2d, branches: int | Sequence[int] | None) -> tuple[int, ...]:
+    if branches is None:
+        return tuple(range(layer.branches))
+    chosen = (branches,) if isinstance(branches, int) else tuple(branches)
+    layer.check_branches(chosen)
+    return chosen
