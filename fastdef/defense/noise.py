@@ -14,14 +14,14 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 
 
-def uniform_noise(ids: Tensor, loops: Tensor, shape: tuple[int, ...], *, seed: int, sigma: float) -> Tensor:
+def uniform_noise(ids: Tensor, loops: Tensor, shape: tuple[int, ...], *, seed: int | Tensor, sigma: float) -> Tensor:
     """U(-sigma, sigma) for each (id, loop) pair (Active Defense, Algorithm 1, step 1).
 
     Args:
         ids: (N,) int64 image ids, any value from 0 to 2**63 - 1.
         loops: (N,) int64 outer loop of each, from 0 to 2**31 - 1.
         shape: shape of one image, (C, H, W).
-        seed: 64-bit key of the whole stream.
+        seed: 64-bit key of the whole stream; a () int64 tensor where an exporter wants it as an input.
         sigma: half width of the interval, in pixel units.
 
     Returns:
@@ -34,7 +34,7 @@ def uniform_noise(ids: Tensor, loops: Tensor, shape: tuple[int, ...], *, seed: i
     counter = torch.arange(blocks, device=ids.device)
     words = _philox(
         [
-            counter.expand(len(ids), -1),
+            counter.expand(ids.shape[0], -1),
             (ids & _MASK)[:, None].expand(-1, blocks),
             ((ids >> 32) & _MASK)[:, None].expand(-1, blocks),
             loops[:, None].expand(-1, blocks),
@@ -43,10 +43,10 @@ def uniform_noise(ids: Tensor, loops: Tensor, shape: tuple[int, ...], *, seed: i
     )
     bits = torch.stack(words, dim=-1).flatten(1)[:, :count] >> 8
     unit = (bits.to(torch.float32) + 0.5) * 2.0**-24  # in (0, 1), never at its ends
-    return (unit * (2 * sigma) - sigma).view(len(ids), *shape)
+    return (unit * (2 * sigma) - sigma).view(-1, *shape)
 
 
-def _philox(counter: list[Tensor], *, key: tuple[int, int]) -> list[Tensor]:
+def _philox(counter: list[Tensor], *, key: tuple[int | Tensor, int | Tensor]) -> list[Tensor]:
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(_ROUNDS):

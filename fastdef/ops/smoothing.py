@@ -88,8 +88,7 @@ def _(f: Tensor) -> tuple[Tensor, Tensor]:
 
 @_smoothing.register_fake
 def _(f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = reference.accumulator(f.dtype)
-    return f.new_empty(len(f), dtype=dtype), f.new_empty(len(f), dtype=dtype), f.new_empty(len(f), dtype=dtype)
+    return _per_sample(f), _per_sample(f), _per_sample(f)
 
 
 @_smoothing_backward.register_fake
@@ -99,7 +98,7 @@ def _(grad: Tensor, f: Tensor, mean: Tensor, tilt: Tensor) -> Tensor:
 
 @_smoothing_field.register_fake
 def _(f: Tensor) -> tuple[Tensor, Tensor]:
-    return f.new_empty(len(f), dtype=reference.accumulator(f.dtype)), _like(f)
+    return _per_sample(f), _like(f)
 
 
 def _setup(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor], output: tuple[Tensor, ...]) -> None:
@@ -127,7 +126,7 @@ def _flat(f: Tensor) -> Tensor:
     """(N, M) view of the samples as they lie in memory; a copy only where they are neither of the two layouts."""
     if _layout(f) is torch.channels_last:
         f = f.permute(0, 2, 3, 1)
-    return f.contiguous().view(len(f), -1)
+    return f.contiguous().flatten(1)
 
 
 def _unflat(flat: Tensor, f: Tensor) -> Tensor:
@@ -136,6 +135,10 @@ def _unflat(flat: Tensor, f: Tensor) -> Tensor:
         n, c, h, w = f.shape
         return flat.view(n, h, w, c).permute(0, 3, 1, 2)
     return flat.view(f.shape)
+
+
+def _per_sample(f: Tensor) -> Tensor:
+    return f.new_empty(f.shape[0], dtype=reference.accumulator(f.dtype))  # not len(f), which would be a constant
 
 
 def _like(f: Tensor) -> Tensor:

@@ -1,0 +1,83 @@
+"""Runs under TRITON_INTERPRET=1, in a process of its own: see ../test_interpreted.py."""
+
+import pytest
+import torch
+
+from fastdef.kernels import afa_fuse, reference
+
+# Fewer channels than any tile, powers of two and not, a channel count above a tile's row; odd planes and one pixel.
+SHAPES = [(3, 3, 7, 7), (2, 16, 5, 3), (2, 48, 8, 8), (1, 160, 16, 16), (2, 1040, 1, 1), (1, 3, 40, 40)]
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+cases = pytest.mark.parametrize(
+    ("shape", "dtype", "layout", "relu"),
+    [(s, d, m, r) for s in SHAPES for d in DTYPES for m in LAYOUTS for r in (False, True)],
+)
+
+
+def arguments(shape, dtype, layout):
+    generator = torch.Generator().manual_seed(0)
+    x, grad = (torch.randn(shape, generator=generator).to(dtype).contiguous(memory_format=layout) for _ in range(2))
+    affines = [torch.randn(shape[1], generator=generator) for _ in range(4)]
+    return x, grad, torch.tensor([0.3, 1.0, 0.0])[: shape[0]], affines
+
+
+@cases
+def test_forward_matches_reference_and_keeps_the_layout(shape, dtype, layout, relu):
+    x, _, w0, affines = arguments(shape, dtype, layout)
+
+    out = afa_fuse.forward(x, w0, *affines, relu=relu)
+
+    torch.testing.assert_close(out, reference.afa_fuse(x, w0, *affines, relu=relu))
+    assert out.is_contiguous(memory_format=layout)
+
+
+@cases
+def test_backward_matches_reference_and_keeps_the_layout(shape, dtype, layout, relu):
+    x, grad, w0, affines = arguments(shape, dtype, layout)
+
+    dx, dw0 = afa_fuse.backward(grad, x, w0, *affines, relu=relu)
+
+    expected = reference.afa_fuse_backward(grad, x, w0, *affines, relu=relu)
+    torch.testing.assert_close(dx, expected[0])
+    assert dx.is_contiguous(memory_format=layout)
+    torch.testing.assert_close(dw0, expected[1], rtol=1e-4, atol=1e-3)  # thousands of terms of both signs
+
+
+# Not bfloat16, which the interpreter rounds towards zero.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("relu", [False, True])
+def test_a_weight_of_one_or_zero_is_one_branch_to_the_bit(dtype, relu):
+    x, _, _, (scale0, shift0, scale1, shift1) = arguments((2, 16, 7, 5), dtype, torch.contiguous_format)
+
+    out = afa_fuse.forward(x, torch.tensor([1.0, 0.0]), scale0, shift0, scale1, shift1, relu=relu)
+
+    first = x[0].float() * scale0[:, None, None] + shift0[:, None, None]
+    second = x[1].float() * scale1[:, None, None] + shift1[:, None, None]
+    expected = torch.stack([first, second])
+    assert torch.equal(out, (expected.relu() if relu else expected).to(dtype))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_samples_do_not_meet(layout):
+    x, grad, w0, affines = arguments((3, 20, 9, 9), torch.float32, layout)
+
+    together = afa_fuse.forward(x, w0, *affines, relu=True), *afa_fuse.backward(grad, x, w0, *affines, relu=True)
+
+    for n in range(3):
+        one = x[n : n + 1].clone(memory_format=layout), w0[n : n + 1], *affines
+        alone = (
+            afa_fuse.forward(*one, relu=True),
+            *afa_fuse.backward(grad[n : n + 1].clone(memory_format=layout), *one, relu=True),
+        )
+        assert all(torch.equal(a[n : n + 1], b) for a, b in zip(together, alone, strict=True))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_not_a_number_survives_the_relu(layout):
+    x, _, w0, affines = arguments((2, 16, 5, 3), torch.float32, layout)
+    x[1, 3, 2, 1] = float("nan")
+
+    out = afa_fuse.forward(x, w0, *affines, relu=True)
+
+    assert out.isnan().nonzero().tolist() == [[1, 3, 2, 1]]

@@ -1,0 +1,53 @@
+"""Kernels compiled for GPUs that need not be here: no spills, and loads as wide as the hardware has."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed here")
+ROOT = Path(__file__).parent.parent.parent
+FLOATS = ("fp32", "fp16", "bf16")
+
+
+def smoothing(dtype):
+    f, partials, sizes = f"*{dtype}:16", "*fp32:16", {"M": "i32:16", "SPAN": "i32:16"}
+    block = {"BLOCK": 4096}
+    sums = {"f_ptr": f, "sums_ptr": partials, **sizes}
+    moments = {**sums, "deviations_ptr": partials, "signs_ptr": partials}
+    per_sample = {name: partials for name in ("mean_ptr", "tilt_ptr", "scale_ptr")}
+    field = {"f_ptr": f, **per_sample, "field_ptr": f, **sizes}
+    return [
+        ("_sums_kernel", sums, block),
+        ("_moments_kernel", moments, {**block, "PARTS": 64}),
+        ("_field_kernel", field, {**block, "SCALED": False}),
+        ("_field_kernel", field, {**block, "SCALED": True}),
+    ]
+
+
+REQUESTS = [
+    {"module": "fastdef.kernels.smoothing", "kernel": kernel, "signature": signature, "constants": constants}
+    for dtype in FLOATS
+    for kernel, signature, constants in smoothing(dtype)
+]
+
+
+@pytest.fixture(scope="module")
+def resources():
+    program = Path(__file__).parent / "cross_compile.py"
+    run = subprocess.run(
+        [sys.executable, program], input=json.dumps(REQUESTS), capture_output=True, text=True, cwd=ROOT
+    )
+    assert run.returncode == 0, run.stderr[-4000:]
+    return json.loads(run.stdout)
+
+
+@pytest.mark.parametrize("architecture", ["80", "90", "100"])
+def test_no_kernel_spills_and_every_load_is_wide(resources, architecture):
+    for request, by_architecture in zip(REQUESTS, resources, strict=True):
+        found = by_architecture[architecture]
+        assert found["spilled"] == 0, request
+        assert found["load_bits"] == 128, request
+        assert found["registers"] <= 128, request  # four warps a block: at least four blocks a multiprocessor
