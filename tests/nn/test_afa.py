@@ -47,6 +47,21 @@ def afa(placement, name="wrn-10-1"):
     return model
 
 
+def small(placement):
+    """Two dual batch norms, which is enough for a compiler, and quick."""
+    torch.manual_seed(0)
+    convolutions = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)
+    norms = [nn.BatchNorm2d(channels) for channels in (4, 5)]
+    layers = convolutions[0], norms[0], nn.ReLU(), convolutions[1], norms[1], nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    model = convert_to_multi_bn(nn.Sequential(*layers), 2)
+    for value in model.state_dict().values():
+        if value.ndim == 2:
+            value.copy_(torch.rand(value.shape) + 0.5)
+    model = convert_to_afa(model.eval(), placement=placement, stem="0", hidden=4)
+    spread(model)
+    return model
+
+
 def spread(model):
     """Make W0 depend on the image, which a fresh generator's hardly does."""
     torch.manual_seed(1)
@@ -151,7 +166,7 @@ def test_a_new_generator_has_the_mode_and_dtype_of_the_model():
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_it_compiles_into_one_graph_with_weights_fixed_and_free(placement):
-    model = afa(placement)
+    model = small(placement)
     x = images().requires_grad_()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     both = torch.compile(lambda x: fusing_weights(model, x), fullgraph=True, backend="aot_eager")
@@ -169,7 +184,7 @@ def test_it_compiles_into_one_graph_with_weights_fixed_and_free(placement):
 
 
 def test_many_fixed_blends_compile_once():
-    model = afa("shared")
+    model = small("shared")
     graphs = []
 
     def backend(graph, inputs):
@@ -199,7 +214,7 @@ def test_it_traces_and_exports_and_nothing_of_the_trace_stays_behind(placement):
 @pytest.mark.parametrize("placement", PLACEMENTS)
 @pytest.mark.parametrize("compiled", [False, True])
 def test_threads_that_run_one_model_at_once_do_not_meet(placement, compiled):
-    model = afa(placement)
+    model = small(placement)
     run = torch.compile(model, fullgraph=True, backend="aot_eager") if compiled else model
     batches = [images(2, seed) for seed in range(4)]  # equal shapes: a foreign weight would fit
     expected = [model(batch) for batch in batches]
