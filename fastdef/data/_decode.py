@@ -2,15 +2,35 @@
 
 import io
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fastdef.data._errors import one_line
+
+Array = np.ndarray[Any, Any]
+
 _MOST_PIXELS = 64 * 1024 * 1024  # a picture of 8,192 x 8,192; more is a bomb
+_PART, _PARTS = 128, 32  # images a task, tasks under way
+
+
+def read_bytes(file: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        ValueError: if it cannot be read; naming it.
+    """
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{file} needs to be a readable file: {error.strerror or one_line(error)}") from error
 
 
 def decode(encoded: bytes, *, mode: str, name: str) -> Tensor:
@@ -19,40 +39,86 @@ def decode(encoded: bytes, *, mode: str, name: str) -> Tensor:
     Raises:
         ValueError: naming ``name``, if it is not a whole image of a sane size.
     """
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # we have our own bound
-            with Image.open(io.BytesIO(encoded)) as image:
-                if image.width * image.height > _MOST_PIXELS:
-                    raise ValueError(f"{name} needs at most {_MOST_PIXELS} pixels, got {image.width} x {image.height}")
-                array = np.array(image.convert(mode))
-    except (OSError, SyntaxError, Image.DecompressionBombError, EOFError) as error:
-        raise ValueError(f"{name} is not a whole PNG or JPEG: {' '.join(str(error).split())[:200]}") from error
-    return torch.from_numpy(array).view(*array.shape[:2], -1).permute(2, 0, 1).contiguous()
+    with _no_warnings():
+        return _to_tensor(_decode(encoded, mode, name)[None])[0]
 
 
-def decode_all(encoded: Iterable[tuple[str, bytes]], count: int, *, mode: str) -> Tensor:
+def decode_all(encoded: Iterable[tuple[str, bytes]], count: int, *, mode: str, size: int | None = None) -> Tensor:
     """``count`` (name, bytes) pairs -> (N, C, H, W) uint8, on a few threads; Pillow lets go of the interpreter.
 
     Raises:
-        ValueError: for a broken image, or one of another size than the first; naming it.
+        ValueError: for a broken image, or one that is not ``size`` pixels square, or without ``size`` not of the
+            first one's; naming it.
     """
     source = iter(encoded)
-    out: Tensor | None = None
+    shape = None if size is None else (size, size)
+    out: Array | None = None
     done = 0
-    with ThreadPoolExecutor() as pool:
-        while chunk := list(islice(source, 4096)):
-            images = pool.map(lambda item: decode(item[1], mode=mode, name=item[0]), chunk)
-            for (name, _), image in zip(chunk, images, strict=True):
+    # One filter for all threads: warnings' filters are the process's, and threads would restore them out of order.
+    with _no_warnings(), ThreadPoolExecutor() as pool:
+        while parts := [part for _ in range(_PARTS) if (part := list(islice(source, _PART)))]:
+            for part, arrays in zip(parts, pool.map(lambda part: _decode_part(part, mode), parts), strict=True):
+                shape = shape or arrays[0].shape[:2]
+                _check_sizes(part, arrays, shape)
                 if out is None:
-                    out = torch.empty((count, *image.shape), dtype=torch.uint8)
-                if image.shape != out.shape[1:]:
-                    sizes = f"{tuple(image.shape[1:])} after {tuple(out.shape[2:])}"
-                    raise ValueError(f"{name} needs the size of the images before it, got {sizes}")
-                out[done] = image
-                done += 1
+                    out = np.empty((count, *arrays[0].shape), dtype=np.uint8)
+                out[done : done + len(arrays)] = arrays
+                done += len(arrays)
     if out is None:
         raise ValueError("a data set needs at least one image, got none")
-    return out
+    return _to_tensor(out)
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Pillow warns of large images, for which we have our own bound, and of odd metadata."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _decode_part(part: list[tuple[str, bytes]], mode: str) -> list[Array]:
+    return [_decode(encoded, mode, name) for name, encoded in part]
+
+
+def _decode(encoded: bytes, mode: str, name: str) -> Array:
+    """(H, W) or (H, W, 3) uint8."""
+    from PIL import Image, UnidentifiedImageError
+
+    array = None
+    try:
+        with Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG")) as image:
+            width, height = image.size
+            if width * height <= _MOST_PIXELS:
+                array = np.array(_eight_bits(image).convert(mode))
+    except UnidentifiedImageError as error:
+        raise ValueError(
+            f"{name} needs to be a PNG or JPEG image, got {len(encoded)} bytes of something else"
+        ) from error
+    except Exception as error:  # on damaged input Pillow raises what it stumbles over, from OSError to KeyError
+        raise ValueError(f"{name} needs to be a whole PNG or JPEG image: {one_line(error)}") from error
+    if array is None:
+        raise ValueError(f"{name} needs at most {_MOST_PIXELS} pixels, got {width} x {height}")
+    return array
+
+
+def _eight_bits(image: Any) -> Any:
+    """Scale 16-bit gray, which Pillow would clip."""
+    from PIL import Image
+
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.array(image).astype(np.float32) / 257).round().clip(0, 255).astype(np.uint8))
+
+
+def _check_sizes(part: list[tuple[str, bytes]], arrays: list[Array], size: tuple[int, ...]) -> None:
+    for (name, _), array in zip(part, arrays, strict=True):
+        if array.shape[:2] != size:
+            got = f"{array.shape[0]} x {array.shape[1]}"
+            raise ValueError(f"{name} needs {size[0]} x {size[1]} pixels like all of its data set, got {got}")
+
+
+def _to_tensor(arrays: Array) -> Tensor:
+    """(N, H, W) or (N, H, W, C) -> (N, C, H, W), contiguous."""
+    images = torch.from_numpy(arrays)
+    return images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()

@@ -15,8 +15,9 @@ class Facts:
         files: what the parquet files of each split are called at their beginning.
         mode: Pillow's mode to decode to: "L" or "RGB".
         size: height and width.
-        classes: names of the classes, or their number where names are not ours to know.
+        classes: names of the classes.
         flip: a mirrored image is of the same class.
+        names_in_files: the parquet files name the classes better than ``classes``, which only counts them.
     """
 
     repository: str
@@ -28,6 +29,7 @@ class Facts:
     size: int
     classes: tuple[str, ...]
     flip: bool = True
+    names_in_files: bool = False
 
 
 _SPLITS = {"train": "train", "test": "test"}
@@ -36,6 +38,16 @@ _SPLITS = {"train": "train", "test": "test"}
 def _numbered(count: int) -> tuple[str, ...]:
     return tuple(str(number) for number in range(count))
 
+
+_CIFAR100 = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
+castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
+elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster
+man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck
+pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk
+skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
+tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+"""
 
 FACTS = {
     "cifar10": Facts(
@@ -56,7 +68,7 @@ FACTS = {
         files=_SPLITS,
         mode="RGB",
         size=32,
-        classes=_numbered(100),
+        classes=tuple(_CIFAR100.split()),
     ),
     "svhn": Facts(
         repository="ufldl-stanford/svhn",
@@ -78,6 +90,7 @@ FACTS = {
         mode="RGB",
         size=64,
         classes=_numbered(200),
+        names_in_files=True,  # copies of the set differ in which 200 of ImageNet's classes they number how
     ),
     "fashion-mnist": Facts(
         repository="zalando-datasets/fashion_mnist",

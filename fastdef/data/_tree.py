@@ -5,39 +5,70 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fastdef.data._decode import decode_all
+from fastdef.data._decode import decode_all, read_bytes
+from fastdef.data._errors import one_line
 
 ENDINGS = (".png", ".jpg", ".jpeg")
 
 
 def find_tree(root: Path, split: str) -> Path | None:
     """The split's folder, or None where there is none with a folder a class."""
-    folder = root / split
-    return folder if folder.is_dir() and any(child.is_dir() for child in folder.iterdir()) else None
+    return root / split if _folders(root / split) else None
 
 
-def read_tree(folder: Path) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+def read_tree(folder: Path, *, mode: str | None = None) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """(N, C, H, W) uint8 images, (N,) int64 labels, and the folders' names, sorted, as classes.
 
-    Images are gray where the first one is, else RGB.
+    The folders of "train" beside ``folder`` number the classes, so that a label means the same in each split.
+
+    Args:
+        folder: of the split.
+        mode: "L" or "RGB"; by default gray where all images are gray, else RGB.
 
     Raises:
         ValueError: for a class without images, a broken image, or images of several sizes.
     """
+    classes = tuple(_folders(folder.parent / "train") or _folders(folder))
+    files: list[Path] = []
+    labels: list[int] = []
+    for name in _folders(folder):
+        if name not in classes:
+            got = f"{name}, which {folder.parent / 'train'} has not"
+            raise ValueError(f"{folder} needs a class of the training split, got {got}")
+        found = image_files(folder / name)
+        files += found
+        labels += [classes.index(name)] * len(found)
+    mode = mode or ("L" if all(_is_gray(file) for file in files) else "RGB")
+    images = decode_all(((str(file), read_bytes(file)) for file in files), len(files), mode=mode)
+    return images, torch.tensor(labels), classes
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The PNG and JPEG files of a folder, in order of name.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    found = sorted(
+        file for file in folder.iterdir() if file.suffix.lower() in ENDINGS and not file.name.startswith(".")
+    )
+    if not found:
+        raise ValueError(f"{folder} needs at least one {' or '.join(ENDINGS)} file, got none")
+    return found
+
+
+def _folders(folder: Path) -> list[str]:
+    """Names of the folders in a folder; those that begin with a dot are of some tool."""
+    if not folder.is_dir():
+        return []
+    return sorted(child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+
+
+def _is_gray(file: Path) -> bool:
     from PIL import Image
 
-    classes = tuple(sorted(child.name for child in folder.iterdir() if child.is_dir()))
-    files, labels = [], []
-    for label, name in enumerate(classes):
-        found = sorted(file for file in (folder / name).iterdir() if file.suffix.lower() in ENDINGS)
-        if not found:
-            raise ValueError(f"{folder / name} needs at least one {' or '.join(ENDINGS)} file, got none")
-        files += found
-        labels += [label] * len(found)
     try:
-        with Image.open(files[0]) as first:
-            mode = "L" if first.mode in ("L", "1", "I", "I;16") else "RGB"
-    except OSError as error:
-        raise ValueError(f"{files[0]} is not a whole PNG or JPEG: {error}") from error
-    images = decode_all(((str(file), file.read_bytes()) for file in files), len(files), mode=mode)
-    return images, torch.tensor(labels), classes
+        with Image.open(file, formats=("PNG", "JPEG")) as image:
+            return image.mode in ("L", "LA", "1") or image.mode.startswith("I")
+    except Exception as error:  # as in decoding, Pillow raises what it stumbles over
+        raise ValueError(f"{file} needs to be a whole PNG or JPEG image: {one_line(error)}") from error

@@ -9,6 +9,8 @@ from torch.nn.functional import pad
 
 from fastdef.data.dataset import Dataset
 
+_MOST_SEED = 2**63 - 1  # what a generator takes
+
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 
@@ -19,10 +21,17 @@ class RandomCropFlip:
     Attributes:
         padding: widest shift.
         flip: whether to mirror.
+
+    Raises:
+        ValueError: for a padding under 0.
     """
 
     padding: int = 4
     flip: bool = True
+
+    def __post_init__(self) -> None:
+        if self.padding < 0:
+            raise ValueError(f"RandomCropFlip needs a padding from 0 up, got {self.padding}")
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """(N, C, H, W) -> the same shape and dtype; draws come from a CPU generator, one gather does the rest."""
@@ -83,7 +92,7 @@ class Batches:
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(B, C, H, W) float32 images in [0, 1] and (B,) labels, once through the data."""
-        generator = torch.Generator().manual_seed((self.seed << 20) + epoch)
+        generator = torch.Generator().manual_seed(((self.seed << 20) + epoch) & _MOST_SEED)
         count = len(self.dataset)
         order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
         order = order.to(self.dataset.images.device)

@@ -45,7 +45,13 @@ class Dataset:
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def take(self, count: int) -> "Dataset":
-        """The first ``count`` images, or all where there are fewer."""
+        """The first ``count`` images, or all where there are fewer.
+
+        Raises:
+            ValueError: for a count under 1.
+        """
+        if count < 1:
+            raise ValueError(f"{self.name} needs a count of images from 1 up, got {count}")
         return self._part(0, count, self.split)
 
     def floats(self, start: int, stop: int) -> Tensor:
@@ -57,7 +63,13 @@ class Dataset:
         return self._part(0, len(self) - len(self) // 10, "fit")
 
     def validation(self) -> "Dataset":
-        """The last tenth."""
+        """The last tenth.
+
+        Raises:
+            ValueError: for fewer than ten images.
+        """
+        if len(self) < 10:
+            raise ValueError(f"{self.name} needs ten images for a tenth to validate with, got {len(self)}")
         return self._part(len(self) - len(self) // 10, len(self), "validation")
 
     def _part(self, start: int, stop: int, split: str) -> "Dataset":

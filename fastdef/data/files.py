@@ -7,17 +7,21 @@ from pathlib import Path
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from fastdef.data._decode import decode
-from fastdef.data._tree import ENDINGS
+from fastdef.data._decode import decode, read_bytes
+from fastdef.data._tree import image_files
 
 
 def load_images(
-    paths: Iterable[str | os.PathLike[str]], *, channels: int, size: tuple[int, int], resize: bool = False
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    channels: int,
+    size: tuple[int, int],
+    resize: bool = False,
 ) -> Iterator[tuple[Path, Tensor]]:
     """Read PNG and JPEG files one by one.
 
     Args:
-        paths: files, or folders whose .png, .jpg and .jpeg files are meant, in order of name.
+        paths: a file, a folder, or several; of a folder its .png, .jpg and .jpeg files in order of name.
         channels: 1 for gray, 3 for colour; others are converted.
         size: height and width.
         resize: scale images of another size (bilinear, antialiased) where they would be refused.
@@ -31,9 +35,9 @@ def load_images(
     modes = {1: "L", 3: "RGB"}
     if channels not in modes:
         raise ValueError(f"load_images needs 1 or 3 channels, got {channels}")
-    for path in _files(paths):
-        image = decode(path.read_bytes(), mode=modes[channels], name=str(path)).float() / 255
-        if image.shape[1:] != size:
+    for path in _files([paths] if isinstance(paths, (str, os.PathLike)) else paths):
+        image = decode(read_bytes(path), mode=modes[channels], name=str(path)).float() / 255
+        if image.shape[1:] != tuple(size):
             if not resize:
                 got = f"{image.shape[1]} x {image.shape[2]}"
                 raise ValueError(f"{path} needs to be {size[0]} x {size[1]} pixels, got {got}; or ask to resize")
@@ -44,10 +48,7 @@ def load_images(
 def _files(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
     for path in map(Path, paths):
         if path.is_dir():
-            found = sorted(file for file in path.iterdir() if file.suffix.lower() in ENDINGS)
-            if not found:
-                raise ValueError(f"{path} needs at least one {' or '.join(ENDINGS)} file, got none")
-            yield from found
+            yield from image_files(path)
         elif path.is_file():
             yield path
         else:

@@ -1,8 +1,12 @@
 """Data sets by name."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
+import torch
+
+from fastdef.data._errors import one_line
 from fastdef.data._facts import FACTS, Facts
 from fastdef.data._idx import find_idx, read_idx
 from fastdef.data._parquet import find_parquet, read_parquet
@@ -18,7 +22,8 @@ def load_dataset(
     """Read a split of a data set into memory.
 
     What ``root`` holds decides how it is read: parquet files in the hub's schema, Fashion-MNIST's IDX files, or images
-    by class (root/train/<class>/*.png), for which any name will do.
+    by class (root/train/<class>/*.png), for which any name will do. Where files come class by class, images are taken
+    from all classes in turn, so that the first ones and the last tenth hold them all.
 
     Args:
         name: cifar10, cifar100, svhn, tiny-imagenet, fashion-mnist; or your own, for images by class.
@@ -34,39 +39,53 @@ def load_dataset(
     if root is None and not download:
         raise ValueError(f"load_dataset needs root, a folder that holds {name}, or download=True, got neither")
     facts = FACTS.get(name)
-    if facts is None and (root is None or find_tree(Path(root), "train") is None):
+    if root is not None and not Path(root).is_dir():
+        raise ValueError(f"load_dataset needs root to be a folder that holds {name}, got {root}")
+    if facts is None and (root is None or not any(find_tree(Path(root), part) for part in ("train", "test"))):
         raise ValueError(
             f"load_dataset needs a name among {', '.join(FACTS)}, or a root of images by class (train/<class>/*.png), "
             f"got {name!r}"
         )
     stored = "test" if split == "test" else "train"
     folder = _download(facts, stored) if root is None and facts is not None else Path(root or "")
-    dataset = _read(name, facts, folder, stored)
+    dataset = _in_turn(_read(name, facts, folder, stored))
     return {"fit": dataset.fit, "validation": dataset.validation}.get(split, lambda: dataset)()
 
 
 def _read(name: str, facts: Facts | None, root: Path, split: str) -> Dataset:
-    if not root.is_dir():
-        raise ValueError(f"load_dataset needs a folder that holds {name}, got {root}")
     if facts is not None and (files := find_parquet(root, facts, split)):
-        return Dataset(*read_parquet(files, facts), facts.classes, name, split, facts.flip)
+        return Dataset(*read_parquet(files, facts), name, split, facts.flip)
     if name == "fashion-mnist" and facts is not None and (pair := find_idx(root, split)):
-        return Dataset(*read_idx(pair), facts.classes, name, split, facts.flip)
+        return Dataset(*read_idx(pair, facts), facts.classes, name, split, facts.flip)
     if folder := find_tree(root, split):
-        return Dataset(*read_tree(folder), name, split, facts is None or facts.flip)
+        mode = None if facts is None else facts.mode
+        return Dataset(*read_tree(folder, mode=mode), name, split, facts is None or facts.flip)
     wanted = f"{facts.files[split]}-*.parquet, " if facts is not None else ""
-    raise ValueError(
-        f"{root} needs {name}'s {split} split ({wanted}IDX files, or {split}/<class>/*.png), got none of it"
-    )
+    wanted += "IDX files, " if name == "fashion-mnist" else ""
+    raise ValueError(f"{root} needs {name}'s {split} split ({wanted}or {split}/<class>/*.png), got none of it")
+
+
+def _in_turn(dataset: Dataset) -> Dataset:
+    """Mix classes that are stored one after another, as in a folder a class.
+
+    The first images, and the last tenth, then hold every class in its share. Other orders stay as they are.
+    """
+    labels = dataset.labels
+    if bool((labels[1:] < labels[:-1]).any()):
+        return dataset
+    counts = labels.bincount()
+    first = counts.cumsum(0) - counts
+    place = (torch.arange(len(labels)) - first[labels] + 0.5) / counts[labels].double()
+    order = place.argsort(stable=True)
+    return replace(dataset, images=dataset.images[order], labels=labels[order])
 
 
 def _download(facts: Facts, split: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     pattern = f"{facts.folder}/{facts.files[split]}-*.parquet"
     try:
         folder = snapshot_download(facts.repository, repo_type="dataset", allow_patterns=[pattern])
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(f"cannot download {facts.repository}: {' '.join(str(error).split())[:200]}") from error
+    except Exception as error:  # whatever its HTTP client raises, and that changes from release to release
+        raise ValueError(f"load_dataset needs {facts.repository} from the hub, got: {one_line(error)}") from error
     return Path(folder) / facts.folder
