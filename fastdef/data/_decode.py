@@ -51,14 +51,14 @@ def decode_all(encoded: Iterable[tuple[str, bytes]], count: int, *, mode: str, s
             first one's; naming it.
     """
     source = iter(encoded)
-    shape = None if size is None else (size, size)
+    shape: tuple[int, ...] | None = None
     out: Array | None = None
     done = 0
     # One filter for all threads: warnings' filters are the process's, and threads would restore them out of order.
     with _no_warnings(), ThreadPoolExecutor() as pool:
         while parts := [part for _ in range(_PARTS) if (part := list(islice(source, _PART)))]:
             for part, arrays in zip(parts, pool.map(lambda part: _decode_part(part, mode), parts), strict=True):
-                shape = shape or arrays[0].shape[:2]
+                shape = shape or _first_size(part[0][0], arrays[0], size)
                 _check_sizes(part, arrays, shape)
                 if out is None:
                     out = np.empty((count, *arrays[0].shape), dtype=np.uint8)
@@ -92,11 +92,9 @@ def _decode(encoded: bytes, mode: str, name: str) -> Array:
             if width * height <= _MOST_PIXELS:
                 array = np.array(_eight_bits(image).convert(mode))
     except UnidentifiedImageError as error:
-        raise ValueError(
-            f"{name} needs to be a PNG or JPEG image, got {len(encoded)} bytes of something else"
-        ) from error
+        raise ValueError(f"{name} is not a whole PNG or JPEG, got {len(encoded)} bytes of something else") from error
     except Exception as error:  # on damaged input Pillow raises what it stumbles over, from OSError to KeyError
-        raise ValueError(f"{name} needs to be a whole PNG or JPEG image: {one_line(error)}") from error
+        raise ValueError(f"{name} is not a whole PNG or JPEG: {one_line(error)}") from error
     if array is None:
         raise ValueError(f"{name} needs at most {_MOST_PIXELS} pixels, got {width} x {height}")
     return array
@@ -111,11 +109,16 @@ def _eight_bits(image: Any) -> Any:
     return Image.fromarray((np.array(image).astype(np.float32) / 257).round().clip(0, 255).astype(np.uint8))
 
 
+def _first_size(name: str, array: Array, size: int | None) -> tuple[int, ...]:
+    if size is not None and array.shape[:2] != (size, size):
+        raise ValueError(f"{name} needs {size} x {size} pixels, got {array.shape[0]} x {array.shape[1]}")
+    return array.shape[:2]
+
+
 def _check_sizes(part: list[tuple[str, bytes]], arrays: list[Array], size: tuple[int, ...]) -> None:
     for (name, _), array in zip(part, arrays, strict=True):
         if array.shape[:2] != size:
-            got = f"{array.shape[0]} x {array.shape[1]}"
-            raise ValueError(f"{name} needs {size[0]} x {size[1]} pixels like all of its data set, got {got}")
+            raise ValueError(f"{name} needs the size of the images before it, got {array.shape[:2]} after {size}")
 
 
 def _to_tensor(arrays: Array) -> Tensor:

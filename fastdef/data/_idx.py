@@ -84,11 +84,11 @@ def _read(file: Path, magic: int) -> Tensor:
     try:
         content = gzip.decompress(content) if file.suffix == ".gz" else content
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{file} needs to be a whole gzip file: {one_line(error)}") from error
+        raise ValueError(f"{file} is not a whole gzip file: {one_line(error)}") from error
     rank = magic & 0xFF
     start = 4 + 4 * rank
     if len(content) < start:
-        raise ValueError(f"{file} needs an IDX header of {start} bytes, got {len(content)} bytes")
+        raise ValueError(f"{file} needs an IDX header, got {len(content)} bytes")
     got, *shape = struct.unpack(f">{1 + rank}I", content[:start])
     if got != magic:
         raise ValueError(f"{file} needs the IDX magic number {magic:#x}, got {got:#x}")

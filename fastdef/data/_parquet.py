@@ -64,7 +64,7 @@ def _table(file: Path, facts: Facts) -> Any:
             raise ValueError(f"{file} needs the columns {facts.image} and {facts.label}, got {', '.join(names)[:200]}")
         return parquet.read_table(file, columns=[facts.image, facts.label])
     except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{file} needs to be a whole parquet file: {one_line(error)}") from error
+        raise ValueError(f"{file} is not a whole parquet file: {one_line(error)}") from error
 
 
 def _encoded(tables: list[tuple[Path, Any]], facts: Facts) -> Iterator[tuple[str, bytes]]:
@@ -88,9 +88,8 @@ def _labels(file: Path, column: Any, classes: int) -> Tensor:
     if not types.is_integer(column.type) or column.null_count:
         raise ValueError(f"{file} needs whole numbers as labels, got {column.type} with {column.null_count} missing")
     values = column.to_pylist()
-    for row, value in enumerate(values):
-        if not 0 <= value < classes:
-            raise ValueError(f"{file} row {row} needs a label from 0 to {classes - 1}, got {value}")
+    if values and not 0 <= min(values) <= max(values) < classes:
+        raise ValueError(f"{file} needs labels from 0 to {classes - 1}, got {min(values)} to {max(values)}")
     return torch.tensor(values, dtype=torch.int64)
 
 

@@ -71,4 +71,4 @@ def _is_gray(file: Path) -> bool:
         with Image.open(file, formats=("PNG", "JPEG")) as image:
             return image.mode in ("L", "LA", "1") or image.mode.startswith("I")
     except Exception as error:  # as in decoding, Pillow raises what it stumbles over
-        raise ValueError(f"{file} needs to be a whole PNG or JPEG image: {one_line(error)}") from error
+        raise ValueError(f"{file} is not a whole PNG or JPEG: {one_line(error)}") from error

@@ -87,5 +87,5 @@ def _download(facts: Facts, split: str) -> Path:
     try:
         folder = snapshot_download(facts.repository, repo_type="dataset", allow_patterns=[pattern])
     except Exception as error:  # whatever its HTTP client raises, and that changes from release to release
-        raise ValueError(f"load_dataset needs {facts.repository} from the hub, got: {one_line(error)}") from error
+        raise ValueError(f"cannot download {facts.repository}: {one_line(error)}") from error
     return Path(folder) / facts.folder

@@ -1,0 +1,112 @@
+import pytest
+import torch
+
+from fastdef.data import load_dataset
+
+
+def test_a_folder_of_images_by_class_reads_under_any_name(tmp_path, pictures, save_picture):
+    images = pictures(3, 3, 8)
+    save_picture(tmp_path / "test" / "dog" / "b.PNG", images[0])
+    save_picture(tmp_path / "test" / "cat" / "a.png", images[1])
+    save_picture(tmp_path / "test" / "cat" / "c.png", images[2])
+
+    dataset = load_dataset("pets", "test", root=tmp_path)
+
+    assert dataset.classes == ("cat", "dog")
+    found = {(int(label), bytes(image.flatten())) for image, label in zip(dataset.images, dataset.labels, strict=True)}
+    assert found == {(1, bytes(images[0].flatten())), (0, bytes(images[1].flatten())), (0, bytes(images[2].flatten()))}
+
+
+def test_a_jpeg_comes_close_to_the_picture(tmp_path, save_picture):
+    ramp = torch.arange(0, 256, 8, dtype=torch.uint8).expand(3, 32, 32)
+    save_picture(tmp_path / "test" / "ramp" / "1.jpeg", ramp)
+
+    image = load_dataset("ramps", "test", root=tmp_path).images[0]
+
+    assert (image.int() - ramp.int()).abs().max() <= 8  # what JPEG's quality of 75 leaves
+
+
+def test_a_label_means_the_same_in_each_split(tmp_path, pictures, save_picture):
+    for name in ("ant", "bee", "cat"):
+        save_picture(tmp_path / "train" / name / "1.png", pictures(1)[0])
+    save_picture(tmp_path / "test" / "cat" / "1.png", pictures(1)[0])
+
+    dataset = load_dataset("animals", "test", root=tmp_path)
+
+    assert dataset.classes == ("ant", "bee", "cat")
+    assert dataset.labels.tolist() == [2]
+
+
+def test_a_class_that_training_lacks_is_refused(tmp_path, pictures, save_picture):
+    save_picture(tmp_path / "train" / "ant" / "1.png", pictures(1)[0])
+    save_picture(tmp_path / "test" / "bee" / "1.png", pictures(1)[0])
+
+    with pytest.raises(ValueError, match=r"test needs a class of the training split, got bee, which .*train has not"):
+        load_dataset("animals", "test", root=tmp_path)
+
+
+def test_images_stay_gray_where_all_are(tmp_path, pictures, save_picture):
+    gray = pictures(2, 1, 8)
+    for number in range(2):
+        save_picture(tmp_path / "test" / "one" / f"{number}.png", gray[number])
+
+    assert torch.equal(load_dataset("grays", "test", root=tmp_path).images, gray)
+
+
+def test_one_gray_image_does_not_take_the_colour_of_the_others(tmp_path, pictures, save_picture):
+    gray, colour = pictures(1, 1, 8)[0], pictures(1, 3, 8)[0]
+    save_picture(tmp_path / "test" / "one" / "1.png", gray)
+    save_picture(tmp_path / "test" / "one" / "2.png", colour)
+
+    images = load_dataset("both", "test", root=tmp_path).images
+
+    assert torch.equal(images, torch.stack([gray.expand(3, -1, -1), colour]))
+
+
+def test_a_known_data_set_as_a_folder_keeps_its_channels(tmp_path, pictures, save_picture):
+    save_picture(tmp_path / "test" / "frog" / "1.png", pictures(1, 1)[0])
+
+    assert load_dataset("cifar10", "test", root=tmp_path).images.shape == (1, 3, 32, 32)
+
+
+def test_hidden_files_and_folders_are_passed_over(tmp_path, pictures, save_picture):
+    save_picture(tmp_path / "test" / "cat" / "1.png", pictures(1)[0])
+    (tmp_path / "test" / "cat" / "._1.png").write_bytes(b"no image")
+    (tmp_path / "test" / "cat" / "notes.txt").write_text("no image")
+    (tmp_path / "test" / ".checkpoints").mkdir()
+
+    dataset = load_dataset("pets", "test", root=tmp_path)
+
+    assert (len(dataset), dataset.classes) == (1, ("cat",))
+
+
+def test_a_class_without_images_is_refused(tmp_path, pictures, save_picture):
+    save_picture(tmp_path / "test" / "cat" / "1.png", pictures(1)[0])
+    (tmp_path / "test" / "dog").mkdir()
+
+    with pytest.raises(ValueError, match=r"dog needs at least one \.png or \.jpg or \.jpeg file, got none"):
+        load_dataset("pets", "test", root=tmp_path)
+
+
+def test_images_of_several_sizes_are_refused_by_name(tmp_path, pictures, save_picture):
+    save_picture(tmp_path / "test" / "cat" / "1.png", pictures(1, size=8)[0])
+    save_picture(tmp_path / "test" / "cat" / "2.png", pictures(1, size=9)[0])
+
+    with pytest.raises(ValueError, match=r"2\.png needs the size of the images before it, got \(9, 9\) after \(8, 8\)"):
+        load_dataset("pets", "test", root=tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 20, -60])
+def test_a_cut_off_image_is_refused_by_name(tmp_path, pictures, save_picture, keep):
+    file = save_picture(tmp_path / "test" / "cat" / "1.png", pictures(1)[0])
+    file.write_bytes(file.read_bytes()[:keep])
+
+    with pytest.raises(ValueError, match=r"1\.png is not a whole PNG or JPEG"):
+        load_dataset("pets", "test", root=tmp_path)
+
+
+def test_a_folder_that_lacks_the_split_is_refused(tmp_path, pictures, save_picture):
+    save_picture(tmp_path / "train" / "cat" / "1.png", pictures(1)[0])
+
+    with pytest.raises(ValueError, match=r"needs pets's test split \(or test/<class>/\*\.png\), got none of it"):
+        load_dataset("pets", "test", root=tmp_path)
