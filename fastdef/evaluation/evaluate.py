@@ -142,6 +142,7 @@ def evaluate(
     attack = attack or Attack()
     if len(dataset) == 0:
         raise ValueError("evaluate needs at least one image, got an empty data set")
+    _check_classes(model, dataset)
     rows: dict[str, Row] = {}
     for number, (images, labels, start) in enumerate(_batches(dataset, batch_size)):
         attacked = attack(model, images, labels, batch=number)
@@ -164,6 +165,15 @@ def _batches(dataset: Dataset, size: int) -> Iterator[tuple[Tensor, Tensor, int]
     for start in range(0, len(dataset), size):
         stop = min(start + size, len(dataset))
         yield dataset.floats(start, stop), dataset.labels[start:stop], start
+
+
+@torch.no_grad()
+def _check_classes(model: Classifier, dataset: Dataset) -> None:
+    classes = model(dataset.floats(0, 1)).shape[1]
+    if int(dataset.labels.max()) >= classes:
+        raise ValueError(
+            f"evaluate needs labels that the model has: {classes} classes, got a label {int(dataset.labels.max())}"
+        )
 
 
 @torch.no_grad()

@@ -1,0 +1,133 @@
+import json
+
+import pytest
+import torch
+
+from fastdef import ActiveDefense
+from fastdef.checkpoint import load
+from fastdef.data import Dataset
+from fastdef.nn import build, parse_architecture
+from fastdef.training import Hyper, train_smoothing
+
+SMALL = {"epochs": 3, "batch_size": 16, "lr": 0.05}
+
+
+def stripes(count=96, seed=0):
+    """Horizontal against vertical stripes, in noise: learnt in a moment."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 2, (count,), generator=generator)
+    wave = (torch.arange(12) % 4 < 2) * 200
+    clean = torch.where(labels[:, None, None] == 0, wave[None, :, None], wave[None, None, :])
+    noise = torch.randint(0, 55, (count, 12, 12), generator=generator)
+    return Dataset((clean + noise).to(torch.uint8)[:, None], labels, ("rows", "columns"), "stripes", "fit", flip=True)
+
+
+def train(folder, progress=lambda *_: None, *, resume=False, delta=0.02, count=96, **hyper):
+    torch.manual_seed(0)
+    model = build(parse_architecture("wrn-10-1", num_classes=2, in_channels=1))
+    settings = Hyper(**{**SMALL, **hyper})
+    data, held_out = stripes(count), stripes(40, seed=1)
+    return train_smoothing(
+        model, data, held_out, settings, folder, delta=delta, resume=resume, progress=progress, augment=True
+    )
+
+
+def weights(folder):
+    return load(folder / "model.safetensors").model.state_dict()
+
+
+def test_training_learns_and_lowers_the_feature_loss(tmp_path):
+    figures = train(tmp_path / "smooth", count=640)
+    standard = train(tmp_path / "standard", count=640, delta=0.0)
+
+    assert figures["accuracy"] > 0.9
+    assert figures["feature_loss"] < standard["feature_loss"]
+
+
+def test_a_run_leaves_a_model_that_can_be_defended(tmp_path):
+    train(tmp_path)
+
+    checkpoint = load(tmp_path / "model.safetensors")
+    defense = ActiveDefense.from_checkpoint(checkpoint, compile=False, max_steps=5)
+    assert defense(stripes(4).floats(0, 4)).shape == (4, 2)
+    assert checkpoint.classes == ("rows", "columns")
+    assert checkpoint.training["config"]["hyper"]["epochs"] == 3
+    assert [json.loads(line)["epoch"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2, 3]
+
+
+class Interrupt(Exception):
+    pass
+
+
+@pytest.mark.parametrize("options", [{}, {"ema": 0.9}, {"schedule": "step", "milestones": (1,)}])
+def test_an_interrupted_run_resumes_bit_for_bit(tmp_path, options):
+    def interrupt(epoch, steps, figures):
+        if epoch == 2:
+            raise Interrupt
+
+    whole = train(tmp_path / "whole", **options)
+    with pytest.raises(Interrupt):
+        train(tmp_path / "broken", interrupt, **options)
+    resumed = train(tmp_path / "broken", resume=True, **options)
+
+    assert resumed["train_loss"] == whole["train_loss"]
+    expected = weights(tmp_path / "whole")
+    assert all(torch.equal(value, expected[name]) for name, value in weights(tmp_path / "broken").items())
+
+
+def test_the_average_is_what_is_saved(tmp_path):
+    train(tmp_path / "plain")
+    train(tmp_path / "averaged", ema=0.5)
+
+    plain, averaged = weights(tmp_path / "plain"), weights(tmp_path / "averaged")
+    assert not torch.equal(plain["conv1.weight"], averaged["conv1.weight"])
+    assert torch.equal(plain["bn1.running_mean"], averaged["bn1.running_mean"])
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_epoch(tmp_path):
+    train(tmp_path, epochs=1)
+    before = weights(tmp_path)
+    state = tmp_path / "state.safetensors"
+    kept = state.read_bytes()
+
+    with pytest.raises(ValueError, match="not finite"):
+        train(tmp_path / "other", lr=1e30)
+
+    assert state.read_bytes() == kept
+    assert not (tmp_path / "other" / "state.safetensors").exists()
+    assert all(torch.equal(value, before[name]) for name, value in weights(tmp_path).items())
+
+
+@pytest.mark.slow  # half a minute of C++ compiler
+def test_a_compiled_step_trains_the_same(tmp_path):
+    plain = train(tmp_path / "plain", epochs=1)
+
+    compiled = train(tmp_path / "compiled", epochs=1, compile=True)
+
+    assert compiled["train_loss"] == pytest.approx(plain["train_loss"], rel=1e-2)
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
+    train(tmp_path, epochs=1)
+
+    with pytest.raises(ValueError, match="holds a run already"):
+        train(tmp_path, epochs=1)
+
+
+def test_resuming_needs_a_run_and_the_same_settings(tmp_path):
+    with pytest.raises(ValueError, match="there is no"):
+        train(tmp_path, resume=True)
+    train(tmp_path, epochs=1)
+
+    with pytest.raises(ValueError, match=r"hyper\.lr was 0\.05, got 0\.1"):
+        train(tmp_path, epochs=1, lr=0.1, resume=True)
+
+
+@pytest.mark.parametrize("spoil", [lambda data: data[:-10], lambda data: b"", lambda data: b"PK" + data])
+def test_a_damaged_state_is_refused(tmp_path, spoil):
+    train(tmp_path, epochs=1)
+    state = tmp_path / "state.safetensors"
+    state.write_bytes(spoil(state.read_bytes()))
+
+    with pytest.raises(ValueError, match="not a whole training state"):
+        train(tmp_path, epochs=1, resume=True)
