@@ -144,6 +144,8 @@ def test_logits_and_weights_of_one_forward_both_lead_back_to_the_image(placement
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_only_the_generators_train(placement):
     model = afa(placement).train()
+    duals = [module for module in model.modules() if isinstance(module, AFA2d)]
+    assert not any(norm.training for dual in duals for norm in (dual.bn0, dual.bn1))
     before = copy.deepcopy(model.state_dict())
 
     F.cross_entropy(model(images()), torch.arange(4)).backward()
@@ -155,6 +157,14 @@ def test_only_the_generators_train(placement):
     generators = [module for module in model.modules() if isinstance(module, WeightGenerator)]
     assert all(p.grad.abs().sum() > 0 for module in generators for p in module.layers[-1].parameters())
     assert any(key.endswith("running_mean") for key in changed)
+
+
+def test_a_dual_batch_norm_freezes_the_two_it_is_given():
+    norms = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
+
+    AFA2d(*norms, None)
+
+    assert not any(norm.training or norm.weight.requires_grad or norm.bias.requires_grad for norm in norms)
 
 
 def test_a_new_generator_has_the_mode_and_dtype_of_the_model():
@@ -246,8 +256,8 @@ def test_a_prefix_stops_early_and_leaves_nothing_for_the_next_forward(placement)
     features = prefix(model, "block1")(images())
 
     assert features.shape == (4, 16, 8, 8)
-    assert torch.equal(model(images(seed=3)), expected)
-    _, w0 = fusing_weights(model, images(seed=3))
+    logits, w0 = fusing_weights(model, images(seed=3))
+    assert torch.equal(logits, expected)
     assert w0.shape[1] == (1 if placement == "shared" else 7)
 
 

@@ -105,12 +105,13 @@ def test_it_compiles_into_one_graph_in_training_and_on_one_branch():
         torch.testing.assert_close(value, eager.state_dict()[key])
 
 
-def test_the_state_of_a_plain_batch_norm_loads_into_every_branch():
+@pytest.mark.parametrize("assign", [False, True])
+def test_the_state_of_a_plain_batch_norm_loads_into_every_branch(assign):
     (plain,) = separate(1, 3)
     plain(torch.randn(2, 3, 4, 4))
     multi = MultiBatchNorm2d(3, 4)
 
-    multi.load_state_dict(plain.state_dict())
+    multi.load_state_dict(plain.state_dict(), assign=assign)
 
     assert_same_state(multi, [plain] * 4)
     multi.weight.data[0] = 0.0  # the branches must not be views of one row

@@ -143,12 +143,13 @@ def test_what_does_not_fit_is_refused_by_name(change, message):
 def test_on_a_gpu_the_kernels_match_the_reference(relu, dtype, layout, shape):
     x, w0, *affines = (value.detach().cuda() for value in arguments(*shape, dtype=dtype, layout=layout))
     x, w0 = x.requires_grad_(), w0.requires_grad_()
-    grad = torch.randn_like(x)
+    grad = torch.randn(shape, device="cuda").to(dtype)  # contiguous, whatever the features are
 
     out = afa_fuse(x, w0, *affines, relu=relu)
     expected = reference.afa_fuse(x, w0, *affines, relu=relu)
 
     torch.testing.assert_close(out, expected)
+    assert out.is_contiguous(memory_format=layout)
     dx, dw0 = torch.autograd.grad(out, (x, w0), grad)
     plain = reference.afa_fuse_backward(grad, x, w0, *affines, relu=relu)
     torch.testing.assert_close(dx, plain[0])
