@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 import fastdef
+from fastdef.cli.bench import defense
 from fastdef.cli.defend import defend
 from fastdef.cli.demo import demo
 from fastdef.cli.evaluate import evaluate
@@ -19,12 +20,15 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 train = typer.Typer(help="Train a classifier with a defense.", no_args_is_help=True)
+bench = typer.Typer(help="How fast it is here.", no_args_is_help=True)
 app.command()(demo)
 app.command()(evaluate)
 app.command()(defend)
 app.command("import")(import_)
 train.command()(smoothing)
+bench.command("defense")(defense)
 app.add_typer(train, name="train")
+app.add_typer(bench, name="bench")
 
 
 @app.callback(invoke_without_command=True)

@@ -1,0 +1,1 @@
+"""Benchmarks, each answering one question; run from the checkout as ``python -m benchmarks.NAME``."""

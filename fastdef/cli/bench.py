@@ -1,0 +1,93 @@
+"""``fastdef bench``: how fast it is here."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fastdef.bench.defense import Setting, bench_defense
+from fastdef.bench.figure import waterfall
+from fastdef.bench.growth import bench_growth
+from fastdef.checkpoint import load, writing_aside
+from fastdef.data import load_dataset
+from fastdef.defense import ActiveDefense
+from fastdef.demo.run import ASSETS
+from fastdef.nn import build, parse_architecture
+
+
+def defense(
+    model: Annotated[Path | None, typer.Option(help="a model file with an active defense")] = None,
+    architecture: Annotated[str | None, typer.Option(help="instead of a model: one with random weights")] = None,
+    data: Annotated[str, typer.Option(help="name of a data set")] = "fashion-mnist",
+    root: Annotated[Path, typer.Option(help="folder that holds it; the shipped images if not given")] = ASSETS,
+    count: Annotated[int, typer.Option(min=1, help="images")] = 256,
+    batch: Annotated[int, typer.Option(min=1, help="batch of the lockstep loops, slots of ours")] = 64,
+    turns: Annotated[int, typer.Option(min=1, help="timed runs of each; the median counts")] = 3,
+    beta: Annotated[float | None, typer.Option(help="step size, in place of the model file's")] = None,
+    ratio: Annotated[float | None, typer.Option(help="calibrate the threshold to this part of the clean L_F")] = None,
+    half: Annotated[str, typer.Option(help="none, float16 or bfloat16: one more contender")] = "bfloat16",
+    growth: Annotated[bool, typer.Option(help="also cost by batch, image size and width")] = False,
+    device: Annotated[str, typer.Option()] = "cuda" if torch.cuda.is_available() else "cpu",
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
+    figure: Annotated[Path | None, typer.Option(help="write the waterfall here, as PNG")] = None,
+) -> None:
+    """Active Defense from a paper's loop to ours, one technique at a time, on the same images in one run."""
+    dataset = load_dataset(data, "test", root=root).take(count).to(device)
+    images = dataset.floats(0, len(dataset))
+    subject = _subject(model, architecture, images.shape[1], len(dataset.classes), device)
+    if beta is not None:
+        subject.beta = beta
+    if ratio is not None:
+        subject.calibrate(images, ratio=ratio)
+    dtypes = {"none": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    if half not in dtypes:
+        raise ValueError(f"--half needs to be among {', '.join(dtypes)}, got {half}")
+    console = Console()
+    setting = Setting(subject, images, min(batch, len(images)), turns)
+    found = bench_defense(setting, half=dtypes[half], step=lambda what: console.print(f"[dim]{what}[/dim]"))
+    found["data"] = f"{dataset.name} {dataset.split}"
+    found["model"] = str(model or architecture or "shipped")
+    if growth:
+        found["growth"] = bench_growth(images.device)
+    _print(console, found)
+    if figure is not None:
+        waterfall(found, figure)
+    if json_file is not None:
+        with writing_aside(json_file) as aside:
+            aside.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _subject(model: Path | None, architecture: str | None, channels: int, classes: int, device: str) -> ActiveDefense:
+    if architecture is not None:
+        torch.manual_seed(0)
+        described = parse_architecture(architecture, num_classes=classes, in_channels=channels)
+        return ActiveDefense(build(described).eval().to(device))
+    return ActiveDefense.from_checkpoint(load(model or ASSETS / "smoothing.safetensors", device=device))
+
+
+def _print(console: Console, found: dict) -> None:  # type: ignore[type-arg]
+    machine = found["machine"]
+    steps = found["steps"]
+    table = Table(
+        title=f"{found['images']} images of {found['data']}, steps p50/p95/p99 "
+        f"{steps['p50']:.0f}/{steps['p95']:.0f}/{steps['p99']:.0f}; {machine['name']}, torch {machine['torch']}"
+    )
+    for column in ("contender", "images/s", "x naive", "useful steps"):
+        table.add_column(column, justify="left" if column == "contender" else "right")
+    for name, row in found["contenders"].items():
+        table.add_row(
+            name, f"{row['images_per_second']:.1f}", f"{row['ratio_to_naive']:.2f}", f"{row['useful_share']:.1%}"
+        )
+    console.print(table)
+    memory = found["step_peak_bytes"]
+    console.print(
+        f"Peak memory of a step, batch {found['batch']}: naive {memory['naive'] / 2**20:.1f} MiB, "
+        f"ours {memory['compiled'] / 2**20:.1f} MiB ({memory['compiled'] / memory['naive']:.2f} of it)."
+    )
+    for size, spread in found["latency_seconds"].items():
+        told = ", ".join(f"{name} {value * 1e3:.1f} ms" for name, value in spread.items())
+        console.print(f"Latency of a batch of {size}: {told}.")
