@@ -67,3 +67,55 @@ def test_crop_and_flip_equal_those_written_as_a_loop(flip):
 def test_a_batch_size_that_leaves_no_batch_is_refused(count, size):
     with pytest.raises(ValueError, match="batch size"):
         Batches(dataset(count), size, drop_last=True)
+
+
+def test_another_seed_gives_another_order_of_the_same_epoch():
+    data = dataset(40)
+
+    one, other = (torch.cat([x for x, _ in Batches(data, 8, seed=seed).epoch(0)]) for seed in (0, 1))
+
+    assert not torch.equal(one, other)
+
+
+def test_an_epoch_does_not_depend_on_those_before_it_nor_on_the_global_seed():
+    data = dataset(40)
+    batches = Batches(data, 8, augment=RandomCropFlip(1))
+    for _ in batches.epoch(0):
+        torch.rand(3)
+
+    later = torch.cat([x for x, _ in batches.epoch(1)])
+    at_once = torch.cat([x for x, _ in Batches(data, 8, augment=RandomCropFlip(1)).epoch(1)])
+
+    assert torch.equal(later, at_once)
+
+
+def test_without_shuffling_images_come_as_they_lie():
+    data = dataset()
+
+    images = torch.cat([x for x, _ in Batches(data, 4, shuffle=False).epoch(5)])
+
+    assert images.dtype == torch.float32
+    assert torch.equal(images, data.floats(0, 10))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**62])
+def test_any_whole_number_is_a_seed(seed):
+    assert len(list(Batches(dataset(), 5, seed=seed).epoch(1))) == 2
+
+
+def test_a_crop_over_less_than_no_border_is_refused():
+    with pytest.raises(ValueError, match="RandomCropFlip needs a padding from 0 up, got -1"):
+        RandomCropFlip(padding=-1)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_sees_the_batches_that_the_cpu_sees():
+    data = dataset(40)
+
+    pairs = zip(*(Batches(data.to(d), 8, augment=RandomCropFlip(2)).epoch(3) for d in ("cpu", "cuda")), strict=True)
+
+    for (images, labels), (images_there, labels_there) in pairs:
+        assert images_there.is_cuda
+        assert torch.equal(images, images_there.cpu())
+        assert torch.equal(labels, labels_there.cpu())

@@ -47,3 +47,14 @@ def test_bad_files_are_refused_by_name(tmp_path):
     for path, message in cases.items():
         with pytest.raises(ValueError, match=message):
             list(load_images([path], channels=3, size=(8, 8)))
+
+
+def test_one_path_need_not_be_in_a_list(tmp_path):
+    ((path, _),) = load_images(str(save(tmp_path / "a.png")), channels=3, size=(8, 8))
+
+    assert path == tmp_path / "a.png"
+
+
+def test_other_channels_than_gray_and_colour_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="load_images needs 1 or 3 channels, got 4"):
+        list(load_images([save(tmp_path / "a.png")], channels=4, size=(8, 8)))

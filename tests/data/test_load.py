@@ -178,3 +178,48 @@ def test_a_download_that_fails_is_one_line(tmp_path, monkeypatch):
         warnings.simplefilter("ignore")
         with pytest.raises(ValueError, match="cannot download uoft-cs/cifar10"):
             load_dataset("cifar10", "test", download=True)
+
+
+def test_a_download_fetches_the_files_of_one_split(tmp_path, monkeypatch):
+    asked = {}
+
+    def snapshot(repository, **options):
+        asked.update(options, repository=repository)
+        write_parquet(tmp_path / "data" / "valid-00000-of-00001.parquet", "tiny-imagenet", [3])
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+
+    dataset = load_dataset("tiny-imagenet", "test", download=True)
+
+    assert dataset.labels.tolist() == [3]
+    assert asked == {
+        "repository": "zh-plus/tiny-imagenet",
+        "repo_type": "dataset",
+        "allow_patterns": ["data/valid-*.parquet"],
+    }
+
+
+def test_classes_stored_one_after_another_are_mixed_in_their_shares(tmp_path):
+    labels = [0] * 10 + [1] * 20 + [2] * 10
+    write_parquet(tmp_path / "train-00000-of-00001.parquet", "cifar10", list(range(40)), labels=labels)
+
+    train, validation = (load_dataset("cifar10", split, root=tmp_path) for split in ("train", "validation"))
+
+    assert sorted(train.images[:, 0, 0, 0].tolist()) == list(range(40))
+    assert [labels[value] for value in train.images[:, 0, 0, 0].tolist()] == train.labels.tolist()
+    assert train.take(20).labels.bincount().tolist() == [5, 10, 5]
+    assert validation.labels.bincount().tolist() == [1, 2, 1]
+
+
+def test_what_is_missing_is_said_of_the_data_set_that_was_asked_for(tmp_path):
+    with pytest.raises(ValueError, match=r"needs fashion-mnist's test split \(test-\*\.parquet, IDX files, or test/"):
+        load_dataset("fashion-mnist", "test", root=tmp_path)
+    with pytest.raises(ValueError, match=r"needs cifar10's test split \(test-\*\.parquet, or test/<class>"):
+        load_dataset("cifar10", "test", root=tmp_path)
+
+
+def test_a_digit_is_not_mirrored(tmp_path):
+    write_parquet(tmp_path / "test-00000-of-00001.parquet", "svhn", [3])
+
+    assert not load_dataset("svhn", "test", root=tmp_path).flip
