@@ -15,7 +15,7 @@ from fastdef.defense.noise import uniform_noise
 from fastdef.defense.pipeline import Answer, Pipeline, Request, deadline_after
 from fastdef.defense.results import Defended, Smoothed
 from fastdef.defense.scheduler import Start, Tally, run
-from fastdef.defense.slots import Slots
+from fastdef.defense.slots import MaskedStep, Slots
 from fastdef.defense.solvers import Gradient, Solver
 from fastdef.nn import prefix
 from fastdef.ops import smoothing_loss
@@ -266,6 +266,10 @@ class ActiveDefense(nn.Module):
     def slots_for(self, image: Tensor) -> AbstractContextManager[Callable[[int], Slots]]:
         """Lease slots by size, for images like ``image`` (C, H, W): what the scheduler and the benchmarks run on."""
         return self._engine.lease(self._place(image), self.delta)
+
+    def masked_step(self, like: Tensor) -> MaskedStep:
+        """One step for a batch like ``like`` (N, C, H, W), traced and not compiled: what an exporter takes."""
+        return self._engine.step(like.shape, like.device)
 
     def extra_repr(self) -> str:
         """The parameters, as in the paper."""

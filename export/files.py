@@ -1,0 +1,152 @@
+"""Writes a model, defended or not, as ONNX files with a manifest."""
+
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from fastdef.checkpoint import Checkpoint, writing_aside
+from fastdef.defense import ActiveDefense
+from fastdef.export.modules import DefendedClassifier, NoisedClassifier, Probabilities, Steps
+
+OPSET = 20
+STEPS_A_CALL = 4  # of step.onnx: enough to hide the call, few enough that a finished image waits for little
+MANIFEST = "model.json"
+_OUTPUTS = ("probabilities", "steps", "converged", "loss", "smoothed")
+
+
+@dataclass(frozen=True)
+class _Artefact:
+    """A file to be: a module, example inputs by name, which of them have a batch, and names of its outputs."""
+
+    name: str
+    module: nn.Module
+    inputs: dict[str, Tensor]
+    outputs: tuple[str, ...]
+
+
+def export_onnx(checkpoint: Checkpoint, folder: Path, *, shape: tuple[int, int, int]) -> list[Path]:
+    """Write ``classifier.onnx``, with an Active Defense ``defended.onnx``, ``noised.onnx`` and ``step.onnx`` too.
+
+    ``defended.onnx`` is everything: it takes images, an id for each, and a seed, and makes the noise, the loop and the
+    classification with standard operators alone. ``noised.onnx`` takes the noise as an input instead. ``step.onnx`` is
+    a few masked steps without control flow, to be driven from outside. ``model.json`` describes them all.
+
+    Args:
+        checkpoint: from :func:`fastdef.load`, on the CPU.
+        folder: made if it is not there; each file is written whole or not at all.
+        shape: (C, H, W) of an image.
+
+    Returns:
+        The files written, the manifest last.
+
+    Raises:
+        ValueError: for a model with an operator that ONNX has no form for, naming it; or a file that cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot make the folder {folder}: {error.strerror}") from error
+    described = {
+        "architecture": checkpoint.architecture,
+        "classes": list(checkpoint.classes),
+        "defense": checkpoint.defense,
+        "image": {"shape": list(shape), "dtype": "float32", "range": [0, 1]},
+        "opset": OPSET,
+        "versions": _versions(),
+    }
+    files = {}
+    for artefact in _artefacts(checkpoint, shape):
+        path = folder / f"{artefact.name}.onnx"
+        content = _serialise(artefact, described)
+        with writing_aside(path) as aside:
+            aside.write_bytes(content)
+        files[path.name] = {
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "inputs": {name: _describe(value) for name, value in artefact.inputs.items()},
+            "outputs": list(artefact.outputs),
+        }
+    with writing_aside(folder / MANIFEST) as aside:
+        aside.write_text(json.dumps({**described, "files": files}, indent=1) + "\n")
+    return [*(folder / name for name in files), folder / MANIFEST]
+
+
+def _artefacts(checkpoint: Checkpoint, shape: tuple[int, int, int]) -> Iterator[_Artefact]:
+    images = torch.rand(3, *shape)
+    yield _Artefact("classifier", Probabilities(checkpoint.model), {"images": images}, ("probabilities",))
+    if checkpoint.defense is None:
+        return
+    defense = ActiveDefense.from_checkpoint(checkpoint, compile=False)
+    step = defense.masked_step(images)
+    counts = torch.zeros(3, dtype=torch.int32)
+    state = {"images": images, "steps": counts, "limits": counts + 1, "delta": torch.tensor(defense.delta)}
+    yield _Artefact("step", Steps(step, STEPS_A_CALL), state, ("images_out", "steps_out", "loss", "running"))
+    noise = torch.zeros(3, defense.outer_loops, *shape)
+    yield _Artefact("noised", NoisedClassifier(defense, step), {"images": images, "noise": noise}, _OUTPUTS)
+    given = {"images": images, "ids": torch.arange(3), "seed": torch.tensor(0)}
+    yield _Artefact("defended", DefendedClassifier(defense, step), given, _OUTPUTS)
+
+
+def _serialise(artefact: _Artefact, described: dict[str, Any]) -> bytes:
+    import onnx
+
+    batch = Dim("batch")
+    dynamic = tuple({0: batch} if value.ndim else None for value in artefact.inputs.values())
+    try:
+        with torch.no_grad(), _quiet():
+            program = torch.onnx.export(
+                artefact.module.eval(),
+                tuple(artefact.inputs.values()),
+                dynamo=True,
+                dynamic_shapes=dynamic,
+                input_names=list(artefact.inputs),
+                output_names=list(artefact.outputs),
+                opset_version=OPSET,
+                verbose=False,
+            )
+    except (torch.onnx.errors.OnnxExporterError, torch._dynamo.exc.UserError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:400]
+        raise ValueError(f"cannot export {artefact.name}.onnx: {reason}") from error
+    if program is None:
+        raise ValueError(f"cannot export {artefact.name}.onnx: the exporter returned nothing")
+    proto = program.model_proto
+    onnx.helper.set_model_props(proto, {"fastdef": json.dumps(described, sort_keys=True)})
+    onnx.checker.check_model(proto, full_check=True)  # strict shape inference too
+    foreign = {node.domain for node in proto.graph.node} - {"", "ai.onnx"}
+    if foreign:
+        raise ValueError(f"cannot export {artefact.name}.onnx with standard operators, it needs {', '.join(foreign)}")
+    return proto.SerializeToString(deterministic=True)
+
+
+def _describe(value: Tensor) -> dict[str, Any]:
+    shape = ["batch", *value.shape[1:]] if value.ndim else []
+    return {"shape": shape, "dtype": str(value.dtype).removeprefix("torch.")}
+
+
+def _versions() -> dict[str, str]:
+    import onnx
+    import onnxscript
+
+    return {"torch": torch.__version__, "onnx": onnx.__version__, "onnxscript": onnxscript.__version__}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns of its own inner workings, and logs what it will not register."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

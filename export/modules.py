@@ -1,0 +1,114 @@
+"""The defended classifier as one module that exporters take: noise, the loop with its explicit step, classifier."""
+
+import torch
+from torch import Tensor, nn
+from torch._higher_order_ops import while_loop
+
+from fastdef.defense import ActiveDefense
+from fastdef.defense.noise import uniform_noise
+from fastdef.defense.slots import MaskedStep
+
+Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+class DefendedClassifier(nn.Module):
+    """Algorithm 1 whole: images, ids and a seed in; the noise is :func:`uniform_noise`, as in PyTorch.
+
+    Outputs, for N images: probabilities (N, classes) averaged over the outer loops, steps (N,) int32 of all loops
+    together, converged (N,) bool, loss (N,) the largest, smoothed (N, C, H, W) of the first loop.
+    """
+
+    def __init__(self, defense: ActiveDefense, step: MaskedStep) -> None:
+        super().__init__()
+        self.loop = _Loop(defense, step)
+        self.loops = defense.outer_loops
+        self.sigma = defense.sigma
+
+    def forward(self, images: Tensor, ids: Tensor, seed: Tensor) -> Outputs:
+        """(N, C, H, W) float32 in [0, 1], (N,) int64 ids, () int64 seed -> see the class."""
+        loops = torch.arange(self.loops, device=ids.device)
+        repeated = images.repeat_interleave(self.loops, dim=0)
+        noise = uniform_noise(
+            ids.repeat_interleave(self.loops),
+            (torch.zeros_like(ids)[:, None] + loops).flatten(),
+            images.shape[1:],
+            seed=seed,
+            sigma=self.sigma,
+        )
+        return self.loop(repeated + noise)
+
+
+class NoisedClassifier(nn.Module):
+    """The same with the noise as an input: for replay, and for noise of one's own."""
+
+    def __init__(self, defense: ActiveDefense, step: MaskedStep) -> None:
+        super().__init__()
+        self.loop = _Loop(defense, step)
+
+    def forward(self, images: Tensor, noise: Tensor) -> Outputs:
+        """(N, C, H, W) float32 in [0, 1], (N, R, C, H, W) float32 -> see :class:`DefendedClassifier`."""
+        return self.loop((images[:, None] + noise).flatten(0, 1))
+
+
+class _Loop(nn.Module):
+    """From noised images, R in a row for each image, to the outputs."""
+
+    def __init__(self, defense: ActiveDefense, step: MaskedStep) -> None:
+        super().__init__()
+        self.step = step
+        self.model = defense.model
+        self.loops = defense.outer_loops
+        self.delta = defense.delta
+        self.max_steps = defense.max_steps
+
+    def forward(self, noised: Tensor) -> Outputs:
+        counts = torch.zeros_like(noised[:, 0, 0, 0], dtype=torch.int32)
+        loss = torch.zeros_like(noised[:, 0, 0, 0])
+        running = torch.ones_like(counts, dtype=torch.bool)
+
+        def any_running(images: Tensor, steps: Tensor, loss: Tensor, running: Tensor) -> Tensor:
+            return running.any()
+
+        def advance(images: Tensor, steps: Tensor, loss: Tensor, running: Tensor) -> tuple[Tensor, ...]:
+            limits = torch.full_like(steps, self.max_steps)
+            return self.step(images, steps, limits, torch.full_like(loss[0], self.delta))
+
+        images, steps, loss, _ = while_loop(any_running, advance, (noised, counts, loss, running))
+        logits = self.model(images)
+        shape = (-1, self.loops)
+        loss = loss.view(shape).amax(1)
+        return (
+            logits.softmax(1).unflatten(0, shape).mean(1),
+            steps.view(shape).sum(1, dtype=torch.int32),
+            loss <= self.delta,
+            loss,
+            images.unflatten(0, shape)[:, 0],
+        )
+
+
+class Steps(nn.Module):
+    """``count`` masked steps without control flow, for a runtime that keeps the slots itself."""
+
+    def __init__(self, step: MaskedStep, count: int) -> None:
+        super().__init__()
+        self.step = step
+        self.count = count
+
+    def forward(self, images: Tensor, steps: Tensor, limits: Tensor, delta: Tensor) -> tuple[Tensor, ...]:
+        """What :class:`MaskedStep` takes and returns."""
+        loss = running = images.new_zeros(0)
+        for _ in range(self.count):
+            images, steps, loss, running = self.step(images, steps, limits, delta)
+        return images, steps, loss, running
+
+
+class Probabilities(nn.Module):
+    """The classifier alone, images to probabilities."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, classes)."""
+        return self.model(images).softmax(1)
