@@ -7,9 +7,11 @@ import typer
 
 import fastdef
 from fastdef.cli.bench import defense
+from fastdef.cli.calibrate import calibrate
 from fastdef.cli.defend import defend
 from fastdef.cli.demo import demo
 from fastdef.cli.evaluate import evaluate
+from fastdef.cli.export import export
 from fastdef.cli.import_ import import_
 from fastdef.cli.train import smoothing
 
@@ -24,6 +26,8 @@ bench = typer.Typer(help="How fast it is here.", no_args_is_help=True)
 app.command()(demo)
 app.command()(evaluate)
 app.command()(defend)
+app.command()(calibrate)
+app.command()(export)
 app.command("import")(import_)
 train.command()(smoothing)
 bench.command("defense")(defense)

@@ -42,6 +42,10 @@ class Method(Protocol):
         """() loss, and () figures to log. Compiled as one graph where compilation is on."""
         ...
 
+    def settle(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Estimate running statistics of an epoch's model, a copy, on some training batches; or leave them."""
+        ...
+
     def validate(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
         """Figures of an epoch's model, which is in eval mode."""
         ...

@@ -9,16 +9,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fastdef._check import check_positive
 from fastdef.checkpoint import save
 from fastdef.data import Dataset
 from fastdef.defense import ActiveDefense
 from fastdef.losses import smoothing_penalty, smoothness
-from fastdef.nn import architecture_of, prefix, tap
+from fastdef.nn import architecture_of, tap
 from fastdef.ops import smoothing_loss
-from fastdef.training.fit import Progress, fit
+from fastdef.training.calibrate import CALIBRATED_ON
+from fastdef.training.fit import fit
 from fastdef.training.hyper import Hyper
+from fastdef.training.run import Progress
+from fastdef.training.statistics import estimate_statistics
 
-CALIBRATED_ON = 2000  # validation images; their mean L_F is known to a percent
+_VALIDATED_AT_ONCE = 128
 
 
 class Smoothing:
@@ -65,18 +69,21 @@ class Smoothing:
         total = classification + penalty if self.delta > 0 else classification
         return total, {"cross_entropy": classification.detach(), "feature_loss": feature_loss.mean()}
 
+    def settle(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """All of them."""
+        estimate_statistics(model, (images for images, _ in batches))
+
     @torch.no_grad()
     def validate(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
         """Clean accuracy, mean L_F, and mean scale-free smoothness L_F / std F."""
-        features = prefix(model, self.layer)
         right = loss = smooth = 0.0
-        for start in range(0, len(dataset), 500):
-            images = dataset.floats(start, start + 500)
-            labels = dataset.labels[start : start + 500]
-            right += float((model(images).argmax(1) == labels).sum())
-            maps = features(images)
-            loss += float(smoothing_loss(maps).sum())
-            smooth += float(smoothness(maps).sum())
+        with tap(model, self.layer) as tapped:
+            for start in range(0, len(dataset), _VALIDATED_AT_ONCE):
+                images = dataset.floats(start, start + _VALIDATED_AT_ONCE)
+                labels = dataset.labels[start : start + _VALIDATED_AT_ONCE]
+                right += float((model(images).argmax(1) == labels).sum())
+                loss += float(smoothing_loss(tapped.features).sum())
+                smooth += float(smoothness(tapped.features).sum())
         count = len(dataset)
         return {"accuracy": right / count, "feature_loss": loss / count, "smoothness": smooth / count}
 
@@ -118,8 +125,11 @@ def train_smoothing(
         The last epoch's figures.
 
     Raises:
-        ValueError: as :func:`fit`.
+        ValueError: as :func:`fit`; for a layer the model does not have, or a parameter of the defense out of its
+            range, before anything is trained or written.
     """
+    ActiveDefense(model, layer, sigma=sigma, beta=beta)
+    check_positive(ratio, name="ratio", where="train_smoothing")
 
     def write(shipped: nn.Module, record: dict[str, Any]) -> None:
         defense = ActiveDefense(shipped, layer, sigma=sigma, beta=beta)

@@ -20,11 +20,13 @@ class State:
     Attributes:
         epochs: epochs done.
         config: of method, data and hyperparameters.
+        figures: of the last epoch.
         tensors: by name.
     """
 
     epochs: int
     config: dict[str, Any]
+    figures: dict[str, float]
     tensors: dict[str, Tensor]
 
     def write(self, folder: Path) -> None:
@@ -36,7 +38,8 @@ class State:
         from safetensors.torch import save
 
         content = {name: value.detach().cpu().contiguous().clone() for name, value in self.tensors.items()}
-        metadata = {"epochs": str(self.epochs), "config": json.dumps(self.config, sort_keys=True)}
+        parts = {"epochs": self.epochs, "config": self.config, "figures": self.figures}
+        metadata = {name: json.dumps(value, sort_keys=True) for name, value in parts.items()}
         with writing_aside(folder / FILE) as aside:
             aside.write_bytes(save(content, metadata=metadata))
 
@@ -56,7 +59,8 @@ class State:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
-                return cls(int(metadata["epochs"]), json.loads(metadata["config"]), tensors)
+                epochs, config, figures = (json.loads(metadata[name]) for name in ("epochs", "config", "figures"))
+                return cls(epochs, config, figures, tensors)
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise ValueError(f"{path} is not a whole training state: {' '.join(str(error).split())}") from error
 
@@ -85,10 +89,21 @@ def gather(model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str
     return tensors | {f"average.{name}": value for name, value in average.items()}
 
 
-def scatter(
+def scatter(state: State, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]) -> None:
+    """Put back what ``gather`` took.
+
+    Raises:
+        ValueError: if it is not of such a model.
+    """
+    try:
+        _scatter(state.tensors, model, optimizer, average)
+    except (RuntimeError, KeyError) as error:
+        raise ValueError(f"--resume needs the state of this model: {' '.join(str(error).split())}") from error
+
+
+def _scatter(
     tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]
 ) -> None:
-    """Put back what ``gather`` took."""
     model.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")})
     for index, weight in enumerate(optimizer.param_groups[0]["params"]):
         if (buffer := tensors.get(f"momentum.{index}")) is not None:

@@ -75,13 +75,12 @@ def test_an_interrupted_run_resumes_bit_for_bit(tmp_path, options):
     assert all(torch.equal(value, expected[name]) for name, value in weights(tmp_path / "broken").items())
 
 
-def test_the_average_is_what_is_saved(tmp_path):
-    train(tmp_path / "plain")
-    train(tmp_path / "averaged", ema=0.5)
+def test_the_average_is_what_is_saved_and_does_not_change_training(tmp_path):
+    plain = train(tmp_path / "plain")
+    averaged = train(tmp_path / "averaged", ema=0.5)
 
-    plain, averaged = weights(tmp_path / "plain"), weights(tmp_path / "averaged")
-    assert not torch.equal(plain["conv1.weight"], averaged["conv1.weight"])
-    assert torch.equal(plain["bn1.running_mean"], averaged["bn1.running_mean"])
+    assert averaged["train_loss"] == plain["train_loss"]
+    assert not torch.equal(weights(tmp_path / "plain")["conv1.weight"], weights(tmp_path / "averaged")["conv1.weight"])
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_epoch(tmp_path):
@@ -121,6 +120,43 @@ def test_resuming_needs_a_run_and_the_same_settings(tmp_path):
 
     with pytest.raises(ValueError, match=r"hyper\.lr was 0\.05, got 0\.1"):
         train(tmp_path, epochs=1, lr=0.1, resume=True)
+
+
+def test_resuming_a_finished_run_gives_its_figures_and_trains_nothing(tmp_path):
+    figures = train(tmp_path, epochs=1)
+    before = (tmp_path / "model.safetensors").read_bytes()
+
+    assert train(tmp_path, epochs=1, resume=True) == figures
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+def test_an_epoch_that_was_cut_short_while_saving_is_done_again(tmp_path):
+    train(tmp_path / "whole")
+
+    def cut(epoch, steps, figures):
+        if epoch == 2:
+            raise Interrupt
+
+    with pytest.raises(Interrupt):
+        train(tmp_path / "cut", cut)
+    with (tmp_path / "cut" / "log.jsonl").open("a") as log:
+        log.write('{"epoch": 3}\n')
+    train(tmp_path / "cut", resume=True)
+
+    epochs = [json.loads(line) for line in (tmp_path / "cut" / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in epochs] == [1, 2, 3]
+    assert "accuracy" in epochs[2]
+
+
+def test_what_the_defense_refuses_is_refused_before_anything_is_written(tmp_path):
+    torch.manual_seed(0)
+    model = build(parse_architecture("wrn-10-1", num_classes=2, in_channels=1))
+
+    for wrong in ({"layer": "block9"}, {"sigma": -1.0}, {"beta": 0.0}, {"ratio": float("nan")}):
+        with pytest.raises(ValueError, match="needs"):
+            train_smoothing(model, stripes(), stripes(40), Hyper(epochs=1), tmp_path / "run", **wrong)
+
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("spoil", [lambda data: data[:-10], lambda data: b"", lambda data: b"PK" + data])

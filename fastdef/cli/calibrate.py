@@ -1,0 +1,45 @@
+"""``fastdef calibrate``: a model file's defense, for other parameters or other data."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastdef.cli._shared import DEFAULT_DEVICE, Data, Device, Download, Root, check_device
+from fastdef.data import load_dataset
+from fastdef.training import calibrate as run
+
+
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="the model file, rewritten")],
+    data: Data,
+    root: Root = None,
+    download: Download = False,
+    split: Annotated[str, typer.Option(help="whose first 2,000 images are used")] = "validation",
+    layer: Annotated[str | None, typer.Option(help="the layer whose output is smoothed")] = None,
+    sigma: Annotated[float | None, typer.Option(help="half width of the noise")] = None,
+    beta: Annotated[float | None, typer.Option(help="step size")] = None,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="steps an image may take")] = None,
+    outer_loops: Annotated[int | None, typer.Option(min=1, help="runs of the defense averaged")] = None,
+    ratio: Annotated[float, typer.Option(help="the threshold over the clean L_F")] = 0.92,
+    device: Device = DEFAULT_DEVICE,
+) -> None:
+    """Set a model file's Active Defense from clean images. What is not given stays as the file has it."""
+    check_device(device)
+    dataset = load_dataset(data, split, root=root, download=download)
+    defense = run(
+        model,
+        dataset,
+        layer=layer,
+        sigma=sigma,
+        beta=beta,
+        max_steps=max_steps,
+        outer_loops=outer_loops,
+        ratio=ratio,
+        device=device,
+    )
+    typer.echo(f"wrote {model}: " + ", ".join(f"{name} {_short(value)}" for name, value in defense.items()))
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,72 @@
+"""The defense of a model file, made anew for other parameters or other data."""
+
+import os
+from typing import Any
+
+from fastdef.checkpoint import load, save
+from fastdef.data import Dataset
+from fastdef.defense import ActiveDefense
+
+CALIBRATED_ON = 2000  # images; their mean L_F is known to a percent
+
+
+def calibrate(
+    path: str | os.PathLike[str],
+    dataset: Dataset,
+    *,
+    layer: str | None = None,
+    sigma: float | None = None,
+    beta: float | None = None,
+    max_steps: int | None = None,
+    outer_loops: int | None = None,
+    ratio: float = 0.92,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Rewrite a model file's Active Defense, its threshold at ``ratio`` times the mean L_F of clean images.
+
+    What is not given stays as the file has it, or is the paper's where it has no Active Defense.
+
+    Args:
+        path: the model file.
+        dataset: clean images that nothing will be reported on; the first 2,000 are used.
+        layer: whose output is smoothed.
+        sigma: half width of the noise.
+        beta: step size.
+        max_steps: steps an outer loop may take.
+        outer_loops: how often an image is noised, smoothed and classified.
+        ratio: of the threshold to the clean L_F.
+        device: where the model runs.
+
+    Returns:
+        The defense that the file now has.
+
+    Raises:
+        ValueError: if the file is not a model file, does not fit the images, or a parameter is out of its range; the
+            file is then as it was.
+    """
+    checkpoint = load(path, device=device)
+    channels = checkpoint.architecture.get("in_channels", 3)
+    if dataset.images.shape[1] != channels:
+        raise ValueError(f"{path} needs images of {channels} channels, got {dataset.images.shape[1]}")
+    given: dict[str, Any] = {
+        "layer": layer,
+        "sigma": sigma,
+        "beta": beta,
+        "max_steps": max_steps,
+        "outer_loops": outer_loops,
+    }
+    options = {name: value for name, value in given.items() if value is not None}
+    if (checkpoint.defense or {}).get("kind") == "active":
+        defense = ActiveDefense.from_checkpoint(checkpoint, **options)
+    else:
+        defense = ActiveDefense(checkpoint.model, **options)
+    defense.calibrate(dataset.floats(0, CALIBRATED_ON).to(device), ratio=ratio)
+    save(
+        path,
+        checkpoint.model,
+        architecture=checkpoint.architecture,
+        classes=checkpoint.classes,
+        defense=defense.config(),
+        training=checkpoint.training,
+    )
+    return defense.config()

@@ -1,0 +1,153 @@
+import json
+import sys
+
+import pytest
+import torch
+
+import fastdef.cli
+from fastdef.checkpoint import load
+from fastdef.cli import main
+from fastdef.cli._shared import channel_statistics
+from fastdef.data import Dataset, write_idx
+from fastdef.nn import WideResNet
+
+SMALL = ["--architecture", "wrn-10-1", "--epochs", "1", "--batch-size", "16", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (60, 1, 28, 28), generator=generator).to(torch.uint8)
+    write_idx(root, "train", images, torch.arange(60) % 10)
+    write_idx(root, "test", images, torch.arange(60) % 10)
+    return ["--data", "fashion-mnist", "--root", str(root)]
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the command; gives its status, and what it wrote to the two streams."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fastdef", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+def refused(result):
+    status, _, error = result
+    line = error.splitlines()[-1]
+    assert status == 2
+    assert line.startswith("fastdef: ")
+    assert "Traceback" not in error
+    return line
+
+
+def test_the_version_is_told(run):
+    assert run("--version") == (0, f"{fastdef.__version__}\n", "")
+
+
+def test_training_writes_a_calibrated_model_and_says_so(run, data, tmp_path):
+    status, out, error = run("train", "smoothing", *data, *SMALL, "--out", tmp_path / "run", "--ema", "0.9")
+
+    checkpoint = load(tmp_path / "run" / "model.safetensors")
+    assert status == 0
+    assert out.startswith(f"wrote {tmp_path / 'run' / 'model.safetensors'}: ")
+    assert "epoch 1" in error
+    assert checkpoint.classes[0] == "T-shirt"
+    assert checkpoint.defense["kind"] == "active"
+    assert checkpoint.architecture["mean"] == [pytest.approx(0.5, abs=0.02)]
+    assert json.loads((tmp_path / "run" / "log.jsonl").read_text())["epoch"] == 1
+
+
+def test_a_run_needs_resume_to_go_on_and_resume_needs_the_same_settings(run, data, tmp_path):
+    command = ["train", "smoothing", *data, *SMALL, "--no-normalize", "--no-augment", "--out", tmp_path / "run"]
+    assert run(*command, "--limit", 40)[0] == 0
+
+    assert "holds a run already" in refused(run(*command, "--limit", 40))
+    assert "data.images was 36, got 45" in refused(run(*command, "--limit", 50, "--resume"))
+    assert run(*command, "--limit", 40, "--resume")[0] == 0
+    assert load(tmp_path / "run" / "model.safetensors").architecture["mean"] is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (["--architecture", "vgg-16"], "got 'vgg-16'"),
+        (["--device", "tpu9"], "--device needs"),
+        (["--layer", "block9"], "block9"),
+        (["--milestones", "75;90"], "--milestones needs"),
+        (["--schedule", "cosine"], "got 'cosine'"),
+        (["--lr", "nan"], "lr > 0"),
+        (["--limit", "9"], "ten images"),
+        (["--root", "/nowhere"], "/nowhere"),
+        (["--data", "imagenet"], "'imagenet'"),
+        (["--resume"], "there is no"),
+        (["--out", "/dev/null/run"], "/dev/null/run"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_status_2(run, data, tmp_path, wrong, told):
+    command = ["train", "smoothing", *data, *SMALL, "--out", tmp_path / "run", *wrong]
+
+    assert told in refused(run(*command))
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_an_interrupt_ends_with_130_and_says_how_to_go_on(run, data, tmp_path, monkeypatch):
+    calls = []
+
+    def interrupt(self, model, dataset):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return {"accuracy": 0.5}
+
+    monkeypatch.setattr("fastdef.training.smoothing.Smoothing.validate", interrupt)
+    command = ["train", "smoothing", *data, *SMALL, "--epochs", "2", "--out", tmp_path / "run"]
+
+    status, _, error = run(*command)
+    assert status == 130
+    assert error.splitlines()[-1] == "fastdef: interrupted; add --resume to the same command to go on"
+
+    assert run(*command, "--resume")[0] == 0
+    assert load(tmp_path / "run" / "model.safetensors").training["epochs"] == 2
+
+
+def test_calibrating_rewrites_the_defense_of_a_model_file(run, data, tmp_path):
+    run("train", "smoothing", *data, *SMALL, "--out", tmp_path)
+    model = tmp_path / "model.safetensors"
+    before = load(model).defense
+
+    status, out, _ = run("calibrate", model, *data, "--ratio", 0.46, "--beta", 40, "--device", "cpu")
+
+    after = load(model).defense
+    assert status == 0
+    assert "beta 40" in out
+    assert after["beta"] == 40.0
+    assert after["delta"] == pytest.approx(before["delta"] / 2, rel=1e-3)
+    assert after["sigma"] == before["sigma"]
+
+
+def test_a_foreign_checkpoint_is_imported(run, tmp_path):
+    network = WideResNet(10, 1, num_classes=4)
+    torch.save({f"module.{name}": value for name, value in network.state_dict().items()}, tmp_path / "theirs.pt")
+    out = tmp_path / "ours.safetensors"
+
+    status, told, _ = run(
+        "import", tmp_path / "theirs.pt", "--architecture", "wrn-10-1", "--num-classes", 4, "--out", out
+    )
+
+    assert (status, told) == (0, f"wrote {out}\n")
+    assert torch.equal(load(out).model.fc.weight, network.fc.weight)
+    assert "ours" in refused(run("import", out, "--architecture", "wrn-10-1", "--out", tmp_path / "again"))
+
+
+def test_channel_statistics_are_of_every_image():
+    images = torch.zeros(5000, 2, 2, 2, dtype=torch.uint8)
+    images[-1000:, 1] = 255
+    dataset = Dataset(images, torch.zeros(5000, dtype=torch.int64), ("a",), "made", "fit")
+
+    assert channel_statistics(dataset) == ([0.0, 0.2], [0.001, 0.4])
