@@ -25,9 +25,9 @@ def png_header(width, height):
 
 
 def test_gray_of_sixteen_bits_is_scaled_and_not_clipped():
-    encoded = saved(np.array([[0, 257, 32768, 65535]], dtype=np.uint16))
+    encoded = saved(np.array([[0, 257, 32768, 65000, 65535]], dtype=np.uint16))
 
-    assert decode(encoded, mode="L", name="x").tolist() == [[[0, 1, 128, 255]]]
+    assert decode(encoded, mode="L", name="x").tolist() == [[[0, 1, 128, 253, 255]]]
 
 
 @pytest.mark.parametrize(("width", "height"), [(8193, 8192), (60000, 60000)])  # over our bound, and over Pillow's

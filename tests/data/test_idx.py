@@ -70,10 +70,15 @@ def test_content_that_is_not_the_data_set_is_refused_by_file(folder, name, conte
         load_dataset("fashion-mnist", "test", root=folder)
 
 
-# Cut off, no gzip at all, and a byte changed within.
+# Cut off, no gzip at all, a byte changed within, and a kind of block that does not exist.
 @pytest.mark.parametrize(
     "damage",
-    [lambda c: c[:-100], lambda c: b"nothing", lambda c: c[:200] + bytes([c[200] ^ 255]) + c[201:]],
+    [
+        lambda c: c[:-100],
+        lambda c: b"nothing",
+        lambda c: c[:200] + bytes([c[200] ^ 255]) + c[201:],
+        lambda c: c[:10] + bytes([255]) + c[11:],
+    ],
 )
 def test_a_damaged_gzip_file_is_refused(folder, damage):
     file = folder / f"{IMAGES}.gz"

@@ -217,9 +217,3 @@ def test_what_is_missing_is_said_of_the_data_set_that_was_asked_for(tmp_path):
         load_dataset("fashion-mnist", "test", root=tmp_path)
     with pytest.raises(ValueError, match=r"needs cifar10's test split \(test-\*\.parquet, or test/<class>"):
         load_dataset("cifar10", "test", root=tmp_path)
-
-
-def test_a_digit_is_not_mirrored(tmp_path):
-    write_parquet(tmp_path / "test-00000-of-00001.parquet", "svhn", [3])
-
-    assert not load_dataset("svhn", "test", root=tmp_path).flip

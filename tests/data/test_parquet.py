@@ -91,6 +91,14 @@ def test_the_files_do_not_rename_classes_that_have_their_names(tmp_path, picture
     assert load_dataset("cifar10", "test", root=tmp_path).classes[:2] == ("airplane", "automobile")
 
 
+def test_a_digit_is_not_mirrored_and_a_frog_is(tmp_path, pictures, save_parquet):
+    save_parquet(tmp_path / "test-00000-of-00001.parquet", pictures(1), {"label": [6]})
+    save_parquet(tmp_path / "train-00000-of-00001.parquet", pictures(1), {"label": [6]}, column="img")
+
+    assert not load_dataset("svhn", "test", root=tmp_path).flip
+    assert load_dataset("cifar10", "train", root=tmp_path).flip
+
+
 def _refusal(tmp_path):
     with pytest.raises(ValueError) as caught:  # noqa: PT011, its callers compare the whole of the message
         load_dataset("cifar10", "test", root=tmp_path)
