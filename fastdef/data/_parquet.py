@@ -63,23 +63,23 @@ def _table(file: Path, facts: Facts) -> Any:
         if missing:
             raise ValueError(f"{file} needs the columns {facts.image} and {facts.label}, got {', '.join(names)[:200]}")
         return parquet.read_table(file, columns=[facts.image, facts.label])
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is not a whole parquet file: {one_line(error)}") from error
 
 
 def _encoded(tables: list[tuple[Path, Any]], facts: Facts) -> Iterator[tuple[str, bytes]]:
+    from pyarrow import compute, types
+
     for file, table in tables:
         column = table.column(facts.image)
-        row = 0
-        for chunk in column.chunks:
-            for value in chunk:
-                item = value.as_py()
-                encoded = item.get("bytes") if isinstance(item, dict) else item
-                if not isinstance(encoded, bytes):
-                    got = f"{type(encoded).__name__} in a column of {column.type}"
-                    raise ValueError(f"{file} row {row} needs an encoded image in {facts.image}, got {got}")
-                yield f"{file} row {row}", encoded
-                row += 1
+        kind = column.type
+        if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+            column = compute.struct_field(column, "bytes")  # not the path beside it, which need not even be text
+        if not (types.is_binary(column.type) or types.is_large_binary(column.type)) or column.null_count:
+            got = f"{kind} with {column.null_count} missing"
+            raise ValueError(f"{file} needs encoded images in {facts.image}, got {got}")
+        for row, value in enumerate(value for chunk in column.chunks for value in chunk):
+            yield f"{file} row {row}", value.as_py()
 
 
 def _labels(file: Path, column: Any, classes: int) -> Tensor:

@@ -169,7 +169,26 @@ def test_a_broken_image_is_refused_by_its_row(tmp_path, pictures, save_parquet):
 def test_a_column_without_encoded_images_is_refused(tmp_path):
     parquet.write_table(pyarrow.table({"img": ["a.png"], "label": [0]}), tmp_path / "test-00000-of-00001.parquet")
 
-    assert "row 0 needs an encoded image in img, got str in a column of string" in _refusal(tmp_path)
+    assert "needs encoded images in img, got string with 0 missing" in _refusal(tmp_path)
+
+
+def test_an_image_that_is_only_a_path_is_refused(tmp_path):
+    images = [{"bytes": b"", "path": "a.png"}, {"bytes": None, "path": "a.png"}]
+    parquet.write_table(pyarrow.table({"img": images, "label": [0, 1]}), tmp_path / "test-00000-of-00001.parquet")
+
+    assert "needs encoded images in img, got struct<bytes: binary, path: string> with 1 missing" in _refusal(tmp_path)
+
+
+def test_a_byte_changed_anywhere_gives_the_images_or_a_refusal_and_nothing_else(tmp_path, pictures, save_parquet):
+    file = save_parquet(tmp_path / "test-00000-of-00001.parquet", pictures(1) // 255, {"label": [3]}, column="img")
+    content = file.read_bytes()
+
+    for place in range(0, len(content), 11):
+        file.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+        try:
+            load_dataset("cifar10", "test", root=tmp_path)
+        except ValueError:
+            _refusal(tmp_path)
 
 
 def test_a_file_without_rows_is_refused(tmp_path, save_parquet):
