@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from fastdef.checkpoint import Checkpoint
 from fastdef.data import Dataset, load_dataset
 from fastdef.training.state import FILE
 
@@ -58,6 +59,21 @@ def channel_statistics(dataset: Dataset) -> tuple[list[float], list[float]]:
     return [round(value, 4) for value in mean.tolist()], [round(value, 4) for value in std.tolist()]
 
 
+def image_shape(checkpoint: Checkpoint, size: int | None) -> tuple[int, int, int]:
+    """(C, H, W) of the images that a model takes: of ``size``, or as its file says.
+
+    Raises:
+        ValueError: if neither says.
+    """
+    channels = checkpoint.architecture["in_channels"]
+    if size is not None:
+        return channels, size, size
+    stored = (checkpoint.training or {}).get("shape")
+    if not isinstance(stored, list) or len(stored) != 3 or not all(isinstance(n, int) and n > 0 for n in stored):
+        raise ValueError("--size is needed, because the model file does not say what images it was trained on")
+    return channels, stored[1], stored[2]
+
+
 class TrainingBar:
     """A progress bar with the time left; an interrupt ends with status 130 and how to go on.
 
@@ -93,12 +109,10 @@ class TrainingBar:
         if not self._moved and done > self._steps:  # resumed: what was done before took no time now
             self._bar.reset(self._task, completed=epoch * self._steps)
         self._moved = True
-        told = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
         if "seconds" in figures:
+            told = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
             self._bar.console.print(f"epoch {epoch + 1}: {told}", soft_wrap=True, highlight=False)
-            self._bar.update(self._task, completed=done)
-            return
+        else:
+            self._bar.update(self._task, description=f"epoch {epoch + 1}, loss {figures['loss']:.4g}")
         speed = self._bar.tasks[0].speed
-        self._bar.update(
-            self._task, completed=done, description=told, rate="" if speed is None else f"{speed:.1f} steps/s"
-        )
+        self._bar.update(self._task, completed=done, rate="" if speed is None else f"{speed:.1f}/s")

@@ -68,15 +68,15 @@ def fit(
         for epoch in range(begin, hyper.epochs):
             start = time.perf_counter()
             figures = run.epoch(epoch, batches, progress)
-            figures["seconds"] = time.perf_counter() - start
+            seconds = time.perf_counter() - start
             shipped = run.shipped(epoch, batches)
             figures |= method.validate(shipped, validation)
             check_finite(figures, epoch)
             # The state comes last: where one of these fails, the run goes on from the epoch before and repeats them.
             save(shipped, {"config": config, "epochs": epoch + 1, "figures": figures})
-            _log(folder, epoch + 1, figures)
+            _log(folder, {"epoch": epoch + 1, **figures, "seconds": seconds})
             State(epoch + 1, config, figures, gather(method.model, run.optimizer, run.averages)).write(folder)
-            progress(epoch, len(batches), figures)
+            progress(epoch, len(batches), {**figures, "seconds": seconds})
     return figures
 
 
@@ -98,10 +98,10 @@ def _begin(folder: Path, config: dict[str, Any], run: Run, resume: bool) -> tupl
     return 0, {}
 
 
-def _log(folder: Path, epoch: int, figures: dict[str, float]) -> None:
+def _log(folder: Path, line: dict[str, float]) -> None:
     try:
         with (folder / LOG).open("a") as log:
-            log.write(json.dumps({"epoch": epoch, **figures}) + "\n")
+            log.write(json.dumps(line) + "\n")
     except OSError as error:
         raise ValueError(f"cannot write {folder / LOG}: {error.strerror}") from error
 

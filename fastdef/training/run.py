@@ -71,12 +71,12 @@ class Run:
         if self._average is not None:
             model.load_state_dict(self._average.tensors)
         first = itertools.islice(batches.epoch(epoch), _SETTLED_ON)
-        self.method.settle(model, ((_channels_last(images), labels) for images, labels in first))
+        self.method.settle(model, first)
         return model.eval()
 
     def _step(self, images: Tensor, labels: Tensor, number: int) -> dict[str, Tensor]:
         hyper = self.hyper
-        images = _channels_last(images)
+        images = images.contiguous(memory_format=torch.channels_last)
         # Two contexts: autocast keeps the weights it has cast, and those of one without a gradient have none.
         with torch.autocast(images.device.type, torch.bfloat16, enabled=hyper.bf16):
             prepared = self.method.prepare(images, labels, seed=hyper.seed * 1_000_003 + number)
@@ -106,11 +106,3 @@ def check_finite(figures: dict[str, float], epoch: int) -> None:
                 f"training stopped: {name} of epoch {epoch + 1} is not finite but {value}; {kept}, "
                 "and a smaller learning rate may help"
             )
-
-
-def _channels_last(images: Tensor) -> Tensor:
-    """One channel lies the same either way, and only the strides can tell a convolution which is meant."""
-    if images.shape[1] > 1:
-        return images.contiguous(memory_format=torch.channels_last)
-    n, c, h, w = images.shape
-    return images.contiguous().as_strided((n, c, h, w), (h * w * c, 1, w * c, c))
