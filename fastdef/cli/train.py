@@ -30,7 +30,7 @@ def smoothing(
     download: Download = False,
     epochs: Annotated[int, typer.Option(min=1)] = 15,
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
-    lr: Annotated[float, typer.Option(help="largest learning rate; 0.2 has collapsed the features")] = 0.1,
+    lr: Annotated[float, typer.Option(help="largest learning rate; 0.2 has collapsed the features")] = 0.05,
     weight_decay: Annotated[float, typer.Option(min=0)] = 5e-4,
     schedule: Annotated[str, typer.Option(help="onecycle or step")] = "onecycle",
     milestones: Annotated[str, typer.Option(help="epochs at which a step schedule falls")] = "75,90",

@@ -29,6 +29,9 @@ class Hyper:
         bf16: run the network under bfloat16 autocast.
         compile: run forward and loss through torch.compile, as one graph.
         seed: of the initial weights, the batches and the attacks.
+
+    Raises:
+        ValueError: for a value out of its range.
     """
 
     epochs: int = 15
@@ -49,6 +52,9 @@ class Hyper:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "lr"):
             check_positive(getattr(self, name), name=name, where="training")
+        for name in ("momentum", "weight_decay", "clip"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"training needs {name} from 0 up, got {getattr(self, name)}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"training needs a schedule among {', '.join(SCHEDULES)}, got {self.schedule!r}")
         if not (0 <= self.ema < 1 and 0 < self.warmup < 1):

@@ -1,5 +1,6 @@
 """Standard training with the feature smoothing loss (paper 003, Section 4)."""
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,10 +32,15 @@ class Smoothing:
     Args:
         model: the classifier to train.
         layer: name of the submodule whose output is to be smooth; its raw output, before any batch norm.
-        delta: below it a sample's features are left alone; 0 or less turns the term off: standard training.
+        delta: below it a sample's features are left alone; 0 turns the term off: standard training.
+
+    Raises:
+        ValueError: for a delta under 0 or not finite.
     """
 
     def __init__(self, model: nn.Module, *, layer: str = "block1", delta: float = 0.02) -> None:
+        if not 0 <= delta < math.inf:
+            raise ValueError(f"Smoothing needs a delta from 0 up, got {delta}")
         self.model = model
         self.layer = layer
         self.delta = delta
@@ -128,6 +134,7 @@ def train_smoothing(
         ValueError: as :func:`fit`; for a layer the model does not have, or a parameter of the defense out of its
             range, before anything is trained or written.
     """
+    method = Smoothing(model, layer=layer, delta=delta)
     ActiveDefense(model, layer, sigma=sigma, beta=beta)
     check_positive(ratio, name="ratio", where="train_smoothing")
 
@@ -144,7 +151,7 @@ def train_smoothing(
         )
 
     return fit(
-        Smoothing(model, layer=layer, delta=delta),
+        method,
         dataset,
         validation,
         hyper,

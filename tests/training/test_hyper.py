@@ -25,7 +25,17 @@ def test_a_step_schedule_falls_at_its_milestones():
 
 
 @pytest.mark.parametrize(
-    "change", [{"epochs": 0}, {"lr": float("nan")}, {"schedule": "cosine"}, {"ema": 1.0}, {"warmup": 0.0}]
+    "change",
+    [
+        {"epochs": 0},
+        {"lr": float("nan")},
+        {"weight_decay": -0.1},
+        {"momentum": float("nan")},
+        {"clip": float("inf")},
+        {"schedule": "cosine"},
+        {"ema": 1.0},
+        {"warmup": 0.0},
+    ],
 )
 def test_bad_settings_are_refused(change):
     with pytest.raises(ValueError, match="training needs"):

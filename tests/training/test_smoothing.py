@@ -5,9 +5,10 @@ import torch
 
 from fastdef import ActiveDefense
 from fastdef.checkpoint import load
-from fastdef.data import Dataset
+from fastdef.data import Batches, Dataset, RandomCropFlip
 from fastdef.nn import build, parse_architecture
 from fastdef.training import Hyper, train_smoothing
+from fastdef.training.statistics import estimate_statistics
 
 SMALL = {"epochs": 3, "batch_size": 16, "lr": 0.05}
 
@@ -83,6 +84,24 @@ def test_the_average_is_what_is_saved_and_does_not_change_training(tmp_path):
     assert not torch.equal(weights(tmp_path / "plain")["conv1.weight"], weights(tmp_path / "averaged")["conv1.weight"])
 
 
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_the_saved_running_statistics_are_those_of_the_saved_weights(tmp_path, ema):
+    train(tmp_path, ema=ema)
+
+    model = load(tmp_path / "model.safetensors").model
+    saved = model.bn1.running_mean.clone()
+    last = Batches(stripes(), 16, augment=RandomCropFlip(), drop_last=True).epoch(2)
+    estimate_statistics(model, (images for images, _ in last))
+    torch.testing.assert_close(saved, model.bn1.running_mean, rtol=1e-4, atol=1e-5)
+
+
+def test_clipping_bounds_what_a_step_changes(tmp_path):
+    still = train(tmp_path / "still", epochs=1, clip=1e-6, lr=1e-3)
+    moved = train(tmp_path / "moved", epochs=1, lr=1e-3)
+
+    assert still["train_loss"] > moved["train_loss"]
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_epoch(tmp_path):
     train(tmp_path, epochs=1)
     before = weights(tmp_path)
@@ -152,7 +171,7 @@ def test_what_the_defense_refuses_is_refused_before_anything_is_written(tmp_path
     torch.manual_seed(0)
     model = build(parse_architecture("wrn-10-1", num_classes=2, in_channels=1))
 
-    for wrong in ({"layer": "block9"}, {"sigma": -1.0}, {"beta": 0.0}, {"ratio": float("nan")}):
+    for wrong in ({"layer": "block9"}, {"sigma": -1.0}, {"beta": 0.0}, {"ratio": float("nan")}, {"delta": -0.1}):
         with pytest.raises(ValueError, match="needs"):
             train_smoothing(model, stripes(), stripes(40), Hyper(epochs=1), tmp_path / "run", **wrong)
 
