@@ -1,0 +1,111 @@
+"""Dual batch norm with ReLU, forward and with its gradient: ours against eager PyTorch and torch.compile.
+
+x is (N, C, H, W) at the three groups of WRN-28-10. Forward reads x and writes out, the backward reads x and grad and
+writes dx: GB/s is 2 * x's bytes / time, and 5 * for both. The line "copy" is what the machine does on 2 * x's bytes.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fastdef import ops
+
+SHAPES = [(160, 32, 32), (320, 16, 16), (640, 8, 8)]
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+def eager(x: Tensor, w0: Tensor, bn0: nn.BatchNorm2d, bn1: nn.BatchNorm2d) -> Tensor:
+    """The paper's line on torch's modules."""
+    w0 = w0.to(x.dtype)[:, None, None, None]
+    return torch.relu(w0 * bn0(x) + (1 - w0) * bn1(x))
+
+
+def fastdef(x: Tensor, w0: Tensor, bn0: nn.BatchNorm2d, bn1: nn.BatchNorm2d) -> Tensor:
+    """Ours, with the folding of the two batch norms in the time."""
+    return ops.afa_fuse(x, w0, *_fold(bn0), *_fold(bn1), relu=True)
+
+
+CONTENDERS = {"eager": eager, "compile": torch.compile(eager, dynamic=False), "fastdef": fastdef}
+
+
+def _fold(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return scale, norm.bias - norm.running_mean * scale
+
+
+def _norm(channels: int, device: str) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(channels, device=device).eval().requires_grad_(False)
+    for value in norm.state_dict().values():
+        if value.is_floating_point():
+            value.uniform_(0.5, 1.5)
+    return norm
+
+
+def _median_ms(run: Callable[[], object], device: str) -> float:
+    if device == "cuda":
+        from triton.testing import do_bench  # flushes the cache before each run
+
+        return do_bench(run, return_mode="median")
+    times = []
+    for _ in range(13):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[3:]) * 1e3
+
+
+def measure(shape: tuple[int, ...], layout: str, dtype: torch.dtype, device: str) -> list[dict[str, object]]:
+    """One row a contender, and the machine's copy."""
+    torch.compiler.reset()  # each shape compiled for itself, as a network's layers are
+    n, c, _, _ = shape
+    x = torch.randn(shape, device=device).to(dtype).contiguous(memory_format=LAYOUTS[layout]).requires_grad_()
+    w0, grad, bytes_of_x = torch.rand(n, device=device, requires_grad=True), torch.randn_like(x), x.nbytes
+    arguments = x, w0, _norm(c, device), _norm(c, device)
+    rows: list[dict[str, object]] = []
+
+    def row(name: str, what: str, run: Callable[[], object], passes: int) -> None:
+        ms = _median_ms(run, device)
+        rate = passes * bytes_of_x / ms / 1e6
+        rows.append({"what": what, "contender": name, "shape": shape, "layout": layout, "ms": ms, "GB/s": rate})
+        print(f"{what},{name},{'x'.join(map(str, shape))},{layout},{str(dtype)[6:]},{ms:.4f},{rate:.1f}", flush=True)
+
+    row("copy", "copy", lambda: grad.copy_(x.detach()), 2)
+    for name, function in CONTENDERS.items():
+        with torch.no_grad():
+            row(name, "forward", lambda: function(*arguments), 2)  # noqa: B023
+        row(name, "both", lambda: torch.autograd.grad(function(*arguments), (x, w0), grad), 5)  # noqa: B023
+    return rows
+
+
+def main() -> None:
+    """Print CSV; write JSON if asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    gpu = torch.cuda.is_available()
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if gpu else "cpu")
+    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="bfloat16" if gpu else "float32")
+    parser.add_argument("--batch", type=int, default=512 if gpu else 16)
+    parser.add_argument("--json", type=Path, metavar="OUT")
+    given = parser.parse_args()
+    name = torch.cuda.get_device_name() if given.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(f"# {name}, torch {torch.__version__}\nwhat,contender,shape,layout,dtype,ms,GB/s")
+    rows = [
+        row
+        for shape in SHAPES
+        for layout in LAYOUTS
+        for row in measure((given.batch, *shape), layout, getattr(torch, given.dtype), given.device)
+    ]
+    if given.json:
+        result = {"device": name, "torch": torch.__version__, "dtype": given.dtype, "rows": rows}
+        given.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
