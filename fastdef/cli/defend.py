@@ -10,6 +10,7 @@ import typer
 from torch import Tensor
 
 from fastdef.checkpoint import load
+from fastdef.cli._shared import image_shape
 from fastdef.data import load_images
 from fastdef.defense import ActiveDefense
 
@@ -17,22 +18,23 @@ from fastdef.defense import ActiveDefense
 def defend(
     model: Annotated[Path, typer.Argument(help="a model file with an active defense")],
     images: Annotated[list[Path], typer.Argument(help="PNG or JPEG files, or folders of them")],
-    size: Annotated[int, typer.Option(min=1, help="height and width the model was trained on")] = 32,
+    size: Annotated[int | None, typer.Option(min=1, help="height and width; the model file's own if it says")] = None,
     resize: Annotated[bool, typer.Option("--resize", help="scale images of another size")] = False,
     seed: Annotated[int | None, typer.Option(help="of the noise; drawn from the system if not given")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="steps an image may take")] = None,
     deadline: Annotated[float | None, typer.Option(min=0, help="seconds an image may take")] = None,
+    compile: Annotated[bool, typer.Option(help="torch.compile the step; pays from some hundred images on")] = False,
     device: Annotated[str, typer.Option()] = "cpu",
 ) -> None:
     """Classify image files behind the model's defense. Prints class, probability, steps and whether it converged."""
     checkpoint = load(model, device=device)
     options = {} if max_steps is None else {"max_steps": max_steps}
-    defense = ActiveDefense.from_checkpoint(checkpoint, seed=seed, **options)
-    channels = checkpoint.architecture["in_channels"]
+    defense = ActiveDefense.from_checkpoint(checkpoint, seed=seed, compile=compile, **options)
+    channels, *plane = image_shape(checkpoint, size)
     paths: list[Path] = []
 
     def source() -> Iterator[Tensor]:
-        for path, image in load_images(images, channels=channels, size=(size, size), resize=resize):
+        for path, image in load_images(images, channels=channels, size=(plane[0], plane[1]), resize=resize):
             paths.append(path)
             yield image
 

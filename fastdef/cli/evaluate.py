@@ -30,6 +30,7 @@ def evaluate(
     outer_loops: Annotated[int | None, typer.Option(min=1, help="runs of the defense averaged")] = None,
     undefended: Annotated[bool, typer.Option("--undefended", help="leave the defense out")] = False,
     batch_size: Annotated[int, typer.Option(min=1)] = 256,
+    compile: Annotated[bool, typer.Option(help="torch.compile the defense's step")] = True,
     device: Annotated[str, typer.Option()] = "cpu",
     seed: Annotated[int, typer.Option(help="of the attack and of the defense's noise")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
@@ -45,7 +46,7 @@ def evaluate(
     if checkpoint.defense is not None and not undefended:
         given = {"max_steps": max_steps, "outer_loops": outer_loops}
         options = {name: value for name, value in given.items() if value is not None}
-        defense = ActiveDefense.from_checkpoint(checkpoint, seed=seed, **options)
+        defense = ActiveDefense.from_checkpoint(checkpoint, seed=seed, compile=compile, **options)
     attack = Attack(eps=eps / 255, steps=steps, loss=loss, seed=seed)
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from fastdef.checkpoint import Checkpoint, load
+from fastdef.checkpoint import load
+from fastdef.cli._shared import image_shape
 from fastdef.data import load_dataset
 from fastdef.demo.run import ASSETS
 from fastdef.evaluation import Attack
@@ -24,7 +25,7 @@ def export(
 ) -> None:
     """Write classifier.onnx and, for a model with an Active Defense, defended.onnx, noised.onnx and step.onnx."""
     checkpoint = load(model)
-    shape = _shape(checkpoint, size)
+    shape = image_shape(checkpoint, size)
     for path in export_onnx(checkpoint, out, shape=shape):
         typer.echo(f"wrote {path} ({path.stat().st_size / 2**20:.1f} MiB)")
     if not check or checkpoint.defense is None:
@@ -39,13 +40,3 @@ def export(
         typer.echo(f"{name}: {parity}")
         if not parity.holds:
             raise ValueError(f"the exported files do not answer as PyTorch does on {name} images: {parity}")
-
-
-def _shape(checkpoint: Checkpoint, size: int | None) -> tuple[int, int, int]:
-    channels = checkpoint.architecture["in_channels"]
-    if size is not None:
-        return channels, size, size
-    stored = (checkpoint.training or {}).get("shape")
-    if not isinstance(stored, list) or len(stored) != 3 or not all(isinstance(n, int) and n > 0 for n in stored):
-        raise ValueError("export needs --size, because the model file does not say what images it was trained on")
-    return stored[0], stored[1], stored[2]
