@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import fastdef
-from fastdef.cli.bench import defense
+from fastdef.cli.bench import defense, solvers
 from fastdef.cli.calibrate import calibrate
 from fastdef.cli.defend import defend
 from fastdef.cli.demo import demo
@@ -31,6 +31,7 @@ app.command()(export)
 app.command("import")(import_)
 train.command()(smoothing)
 bench.command("defense")(defense)
+bench.command("solvers")(solvers)
 app.add_typer(train, name="train")
 app.add_typer(bench, name="bench")
 

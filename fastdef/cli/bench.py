@@ -12,6 +12,7 @@ from rich.table import Table
 from fastdef.bench.defense import Setting, bench_defense
 from fastdef.bench.figure import waterfall
 from fastdef.bench.growth import bench_growth
+from fastdef.bench.solvers import bench_solvers
 from fastdef.checkpoint import load, writing_aside
 from fastdef.data import load_dataset
 from fastdef.defense import ActiveDefense
@@ -91,3 +92,35 @@ def _print(console: Console, found: dict) -> None:  # type: ignore[type-arg]
     for size, spread in found["latency_seconds"].items():
         told = ", ".join(f"{name} {value * 1e3:.1f} ms" for name, value in spread.items())
         console.print(f"Latency of a batch of {size}: {told}.")
+
+
+def solvers(
+    model: Annotated[Path | None, typer.Option(help="a model file with an active defense")] = None,
+    data: Annotated[str, typer.Option(help="name of a data set")] = "fashion-mnist",
+    root: Annotated[Path, typer.Option(help="folder that holds it; the shipped images if not given")] = ASSETS,
+    count: Annotated[int, typer.Option(min=1, help="images")] = 256,
+    device: Annotated[str, typer.Option()] = "cuda" if torch.cuda.is_available() else "cpu",
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
+) -> None:
+    """What an accelerated descent saves and what it changes, beside Algorithm 1 as written."""
+    dataset = load_dataset(data, "test", root=root).take(count).to(device)
+    defense = ActiveDefense.from_checkpoint(load(model or ASSETS / "smoothing.safetensors", device=device))
+    found = bench_solvers(defense, dataset)
+    table = Table(title=f"{found['images']} images of {found['data']}; {found['machine']['name']}")
+    for column in ("solver", "images", "accuracy", "steps mean/max", "pixel rms", "rms to gradient", "images/s"):
+        table.add_column(column, justify="left" if column in ("solver", "images") else "right")
+    for name, kinds in found["solvers"].items():
+        for kind, row in kinds.items():
+            table.add_row(
+                name,
+                kind,
+                f"{row['accuracy']:.1%}",
+                f"{row['steps_mean']:.1f}/{row['steps_max']}",
+                f"{row['distance']['rms']:.4f}",
+                f"{row['distance_to_gradient']['rms']:.4f}",
+                f"{row['images_per_second']:.1f}",
+            )
+    Console().print(table)
+    if json_file is not None:
+        with writing_aside(json_file) as aside:
+            aside.write_text(json.dumps(found, indent=1) + "\n")

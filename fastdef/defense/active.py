@@ -49,7 +49,8 @@ class ActiveDefense(nn.Module):
         seed: of the noise. None draws one from the system, so that nobody can predict it.
         solver: step rule, :class:`Gradient` with ``beta`` unless another is given.
         slots: images in flight at once.
-        dtype: of the convolutions in the loop. Image, loss and threshold stay float32, and so does the classifier.
+        dtype: of the convolutions in the loop. Image, loss and threshold stay float32, and so does the classifier. A
+            model in float64 runs in float64 throughout, for reference.
         compile: run the step through torch.compile.
         clamp: keep the image in [0, 1] in every step. Not in the paper.
         deterministic: keep the number of slots while the queue drains, at the price of empty steps.
@@ -133,6 +134,7 @@ class ActiveDefense(nn.Module):
         images: Tensor,
         *,
         ids: Tensor | None = None,
+        budgets: Tensor | None = None,
         deadline: float | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> Defended:
@@ -141,18 +143,20 @@ class ActiveDefense(nn.Module):
         Args:
             images: (N, C, H, W) floats in [0, 1].
             ids: (N,) int64 what each image's noise hangs on; 0 to N - 1 if not given.
+            budgets: (N,) int64 steps that each image's outer loops may take, where ``max_steps`` is too much for some.
             deadline: seconds after which an image is classified as it is then.
             progress: called with the number of images that have just been answered.
 
         Raises:
-            ValueError: for images that are not that, NaN and Inf included, or ids that do not fit them.
+            ValueError: for images that are not that, NaN and Inf included, or ids or budgets that do not fit them.
         """
         check_images(images, where="ActiveDefense")
         ids = _check_ids(ids, len(images))
+        limits = self._limits(budgets, len(images))
         until = deadline_after(deadline)
         requests = (
-            Request(image, id, self.max_steps, until)
-            for image, id in zip(self._place(images), ids.tolist(), strict=True)
+            Request(image, id, limit, until)
+            for image, id, limit in zip(self._place(images), ids.tolist(), limits, strict=True)
         )
         answers = []
         for answer in self._answers(requests, images[0]):
@@ -269,7 +273,7 @@ class ActiveDefense(nn.Module):
 
     def masked_step(self, like: Tensor) -> MaskedStep:
         """One step for a batch like ``like`` (N, C, H, W), traced and not compiled: what an exporter takes."""
-        return self._engine.step(like.shape, like.device)
+        return self._engine.step(torch.zeros_like(self._place(like)))
 
     def extra_repr(self) -> str:
         """The parameters, as in the paper."""
@@ -293,6 +297,14 @@ class ActiveDefense(nn.Module):
         with self.slots_for(like) as lease:
             yield from pipeline.answers(run(pipeline.starts(), lease, self.sizes, self.tally))
 
+    def _limits(self, budgets: Tensor | None, count: int) -> list[int]:
+        if budgets is None:
+            return [self.max_steps] * count
+        if budgets.dtype != torch.int64 or budgets.shape != (count,) or bool((budgets < 1).any()):
+            got = f"{tuple(budgets.shape)} {budgets.dtype}"
+            raise ValueError(f"ActiveDefense needs ({count},) int64 budgets from 1 up, got {got}")
+        return [min(self.max_steps, budget) for budget in budgets.tolist()]
+
     def _noisy(self, requests: Sequence[Request], loop: int) -> Tensor:
         images = torch.stack([request.image for request in requests])
         return images + self._noise(torch.tensor([request.id for request in requests]), loop, images)
@@ -307,7 +319,8 @@ class ActiveDefense(nn.Module):
 
     def _place(self, images: Tensor) -> Tensor:
         weight = next(self.model.parameters())
-        return images.detach().to(device=weight.device, dtype=torch.float32)
+        state = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        return images.detach().to(device=weight.device, dtype=state)
 
 
 def _bucket_sizes(slots: int) -> list[int]:

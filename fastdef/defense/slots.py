@@ -57,23 +57,23 @@ class Slots:
         slot_steps: evaluations that the device was asked for since ``clear``, one a slot and step.
     """
 
-    def __init__(self, step: Step, shape: Sequence[int], device: torch.device, *, chunk: int | None = None) -> None:
-        """Make S = ``shape[0]`` empty slots, run ``chunk`` at a time.
+    def __init__(self, step: Step, images: Tensor, *, chunk: int | None = None) -> None:
+        """Make empty slots for a batch like ``images``, (S, C, H, W), run ``chunk`` at a time.
 
         In chunks that fit its caches a CPU is faster than on the whole, and needs a fraction of the memory. A chunk
         without an image is not run.
         """
-        self.size = shape[0]
+        self.size = len(images)
         self.keys: list[int | None] = [None] * self.size
         self.slot_steps = 0
         self._chunk = chunk or self.size
         self._step = step
-        self._images = torch.zeros(*shape, device=device).contiguous(memory_format=torch.channels_last)
-        self._steps = torch.zeros(self.size, dtype=torch.int32, device=device)
+        self._images = torch.zeros_like(images, memory_format=torch.channels_last)
+        self._steps = torch.zeros(self.size, dtype=torch.int32, device=images.device)
         self._limits = torch.zeros_like(self._steps)
-        self._loss = torch.zeros(self.size, device=device)
-        self._running = torch.zeros(self.size, dtype=torch.bool, device=device)
-        self._delta = torch.zeros((), device=device)
+        self._loss = torch.zeros_like(self._images[:, 0, 0, 0])
+        self._running = torch.zeros_like(self._steps, dtype=torch.bool)
+        self._delta = torch.zeros_like(self._loss[0])
 
     def clear(self, delta: float) -> None:
         """Empty every slot, and set the threshold."""
@@ -139,8 +139,8 @@ class GraphedSlots(Slots):
     that was filled after replay i was asked for is not judged by it.
     """
 
-    def __init__(self, step: Step, shape: Sequence[int], device: torch.device, *, every: int) -> None:
-        super().__init__(step, shape, device)
+    def __init__(self, step: Step, images: Tensor, *, every: int) -> None:
+        super().__init__(step, images)
         self.every = every
         self._flags = [torch.zeros(self.size, dtype=torch.bool, pin_memory=True) for _ in range(2)]
         self._copied = [torch.cuda.Event() for _ in range(2)]
@@ -186,17 +186,17 @@ class GraphedSlots(Slots):
         return graph
 
 
-def compiled(step: MaskedStep, device: torch.device) -> Step:
-    """``step`` through torch.compile, as one graph of static shapes.
+def compiled(step: MaskedStep, images: Tensor) -> Step:
+    """``step`` through torch.compile, as one graph of static shapes, those of ``images``.
 
     On a machine that cannot compile (no C++ compiler, no Triton) it stays as it is, and one warning says so.
     """
     # Traced first: Dynamo counts recompilations by code object, and a graph module brings one of its own.
-    graph = make_fx(step)(*Slots(step, step.step.shape, device).state())
+    graph = make_fx(step)(*Slots(step, images).state())
     fast = torch.compile(graph, fullgraph=True, dynamic=False)
     try:
         with torch.no_grad():
-            fast(*Slots(step, step.step.shape, device).state())
+            fast(*Slots(step, images).state())
     except torch._dynamo.exc.BackendCompilerFailed as error:
         reason = next(iter(str(error.inner_exception).strip().splitlines()), type(error.inner_exception).__name__)
         warnings.warn(f"torch.compile does not work here, so the defense runs uncompiled: {reason}", stacklevel=2)

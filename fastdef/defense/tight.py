@@ -30,14 +30,12 @@ class TightStep(nn.Module):
     Attributes:
         graph: the traced graph; its constants are its own, copied when it was made.
         features: M, the number of features of one image.
-        shape: the (N, C, H, W) it was made for.
     """
 
-    def __init__(self, graph: GraphModule, *, features: int, shape: torch.Size) -> None:
+    def __init__(self, graph: GraphModule, *, features: int) -> None:
         super().__init__()
         self.graph = graph
         self.features = features
-        self.shape = shape
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(N, C, H, W) float32 images -> (N,) float32 losses, (N, C, H, W) float32 directions."""
@@ -78,7 +76,7 @@ def tight_step(network: Features, example: Tensor, *, dtype: torch.dtype = torch
     _passes.drop_detach(graph)
     _passes.unroll_convolution_backward(graph)
     _passes.relu_masks(graph)
-    return TightStep(graph, features=shapes[0][1:].numel(), shape=example.shape)
+    return TightStep(graph, features=shapes[0][1:].numel())
 
 
 def _loss_and_field(features: Tensor) -> tuple[Tensor, Tensor]:

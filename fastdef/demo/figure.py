@@ -24,7 +24,7 @@ def draw(demo: Demo, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2.1 * 4 * _SHOWN / 2, 5.4), layout="constrained")
+    figure = Figure(figsize=(12.6, 4.1), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(3, 4 * _SHOWN)
     for number, index in enumerate(_examples(demo)):
@@ -73,7 +73,4 @@ def _feature_maps(demo: Demo, stages: list[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def _class(demo: Demo, image: Tensor) -> str:
-    return _CLASSES[int(demo.defense.model(image[None]).argmax())]
-
-
-_CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
+    return demo.classes[int(demo.defense.model(image[None]).argmax())]

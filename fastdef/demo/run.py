@@ -32,6 +32,7 @@ class Demo:
         images: (N, 1, 28, 28) test images.
         attacked: the same under PGD-20, crafted on the undefended classifier.
         labels: (N,) their classes.
+        classes: names of the classes.
         undefended: logits of the images and of the attacked images.
         defended: what the defense made of both.
         naive_seconds: the naive loop on ``TIMED`` attacked images, median.
@@ -42,6 +43,7 @@ class Demo:
     images: Tensor
     attacked: Tensor
     labels: Tensor
+    classes: tuple[str, ...]
     undefended: tuple[Tensor, Tensor]
     defended: tuple[Defended, Defended]
     naive_seconds: float
@@ -100,7 +102,9 @@ def run(*, count: int = 512, model: Path = ASSETS / "smoothing.safetensors", ste
     recovered = defense.defend(attacked)
     step("timing: the naive loop and ours on the same images")
     naive_seconds, seconds = _time(defense, attacked[:TIMED])
-    return Demo(defense, images, attacked, labels, undefended, (clean, recovered), naive_seconds, seconds)
+    return Demo(
+        defense, images, attacked, labels, dataset.classes, undefended, (clean, recovered), naive_seconds, seconds
+    )
 
 
 def _time(defense: ActiveDefense, images: Tensor) -> tuple[float, float]:

@@ -1,12 +1,10 @@
 import json
-import sys
 
 import pytest
 import torch
 
 import fastdef.cli
 from fastdef.checkpoint import load
-from fastdef.cli import main
 from fastdef.cli._shared import channel_statistics
 from fastdef.data import Dataset, write_idx
 from fastdef.nn import WideResNet
@@ -22,28 +20,6 @@ def data(tmp_path_factory):
     write_idx(root, "train", images, torch.arange(60) % 10)
     write_idx(root, "test", images, torch.arange(60) % 10)
     return ["--data", "fashion-mnist", "--root", str(root)]
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs the command; gives its status, and what it wrote to the two streams."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fastdef", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return ended.value.code or 0, *capsys.readouterr()
-
-    return run
-
-
-def refused(result):
-    status, _, error = result
-    line = error.splitlines()[-1]
-    assert status == 2
-    assert line.startswith("fastdef: ")
-    assert "Traceback" not in error
-    return line
 
 
 def test_the_version_is_told(run):
@@ -63,12 +39,12 @@ def test_training_writes_a_calibrated_model_and_says_so(run, data, tmp_path):
     assert json.loads((tmp_path / "run" / "log.jsonl").read_text())["epoch"] == 1
 
 
-def test_a_run_needs_resume_to_go_on_and_resume_needs_the_same_settings(run, data, tmp_path):
+def test_a_run_needs_resume_to_go_on_and_resume_needs_the_same_settings(run, refuse, data, tmp_path):
     command = ["train", "smoothing", *data, *SMALL, "--no-normalize", "--no-augment", "--out", tmp_path / "run"]
     assert run(*command, "--limit", 40)[0] == 0
 
-    assert "holds a run already" in refused(run(*command, "--limit", 40))
-    assert "data.images was 36, got 45" in refused(run(*command, "--limit", 50, "--resume"))
+    assert "holds a run already" in refuse(*command, "--limit", 40)
+    assert "data.images was 36, got 45" in refuse(*command, "--limit", 50, "--resume")
     assert run(*command, "--limit", 40, "--resume")[0] == 0
     assert load(tmp_path / "run" / "model.safetensors").architecture["mean"] is None
 
@@ -89,10 +65,10 @@ def test_a_run_needs_resume_to_go_on_and_resume_needs_the_same_settings(run, dat
         (["--out", "/dev/null/run"], "/dev/null/run"),
     ],
 )
-def test_a_wrong_setting_is_one_line_and_status_2(run, data, tmp_path, wrong, told):
+def test_a_wrong_setting_is_one_line_and_status_2(refuse, data, tmp_path, wrong, told):
     command = ["train", "smoothing", *data, *SMALL, "--out", tmp_path / "run", *wrong]
 
-    assert told in refused(run(*command))
+    assert told in refuse(*command)
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
@@ -131,7 +107,7 @@ def test_calibrating_rewrites_the_defense_of_a_model_file(run, data, tmp_path):
     assert after["sigma"] == before["sigma"]
 
 
-def test_a_foreign_checkpoint_is_imported(run, tmp_path):
+def test_a_foreign_checkpoint_is_imported(run, refuse, tmp_path):
     network = WideResNet(10, 1, num_classes=4)
     torch.save({f"module.{name}": value for name, value in network.state_dict().items()}, tmp_path / "theirs.pt")
     out = tmp_path / "ours.safetensors"
@@ -142,7 +118,7 @@ def test_a_foreign_checkpoint_is_imported(run, tmp_path):
 
     assert (status, told) == (0, f"wrote {out}\n")
     assert torch.equal(load(out).model.fc.weight, network.fc.weight)
-    assert "ours" in refused(run("import", out, "--architecture", "wrn-10-1", "--out", tmp_path / "again"))
+    assert "ours" in refuse("import", out, "--architecture", "wrn-10-1", "--out", tmp_path / "again")
 
 
 def test_channel_statistics_are_of_every_image():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from fastdef.attacks import projected_ascent
 from fastdef.defense import ActiveDefense, Polyak
 from fastdef.defense.naive import lockstep, whole_network
 from fastdef.nn import WideResNet, prefix
@@ -173,6 +174,34 @@ def test_a_deadline_flags_what_it_cut_short(model, images):
     assert torch.isfinite(answers.logits).all()
 
 
+def test_a_budget_holds_for_its_image_alone(model, images):
+    defense = defense_for(model, images)
+    free = defense.defend(images)
+    budgets = torch.full((len(images),), 1000)
+    budgets[::2] = 2
+
+    held = defense.defend(images, budgets=budgets)
+
+    assert int(held.steps[::2].max()) == 2
+    assert not held.converged[::2].any()
+    assert torch.equal(held.steps[1::2], free.steps[1::2])
+
+
+def test_images_made_to_be_slow_starve_nobody(model, images):
+    """Every third image is made to have the largest loss; the others take the steps they took without it."""
+    defense = defense_for(model, images, slots=4)
+    free = defense.defend(images)
+    network, every_third = prefix(model, "block1"), torch.arange(len(images)) % 3 == 0
+    worst = projected_ascent(lambda x: smoothing_loss(network(x)), images, eps=1.0, step=0.1, steps=20, start=images)
+    mixed = torch.where(every_third.view(-1, 1, 1, 1), worst, images)
+
+    answers = defense.defend(mixed)
+
+    assert answers.steps[every_third].sum() > 2 * free.steps[every_third].sum()
+    assert torch.equal(answers.steps[~every_third], free.steps[~every_third])
+    torch.testing.assert_close(answers.logits[~every_third], free.logits[~every_third], rtol=1e-4, atol=1e-4)
+
+
 def test_two_threads_may_share_a_defense(model, images):
     defense = defense_for(model, images)
     expected = [defense.smooth(images[:12]), defense.smooth(images[12:])]
@@ -287,6 +316,8 @@ def test_noise_and_ids_must_fit_the_images(model, images):
         defense.smooth(images, noise=torch.zeros(1))
     with pytest.raises(ValueError, match="int64 ids"):
         defense.smooth(images, ids=torch.arange(3))
+    with pytest.raises(ValueError, match="int64 budgets"):
+        defense.defend(images, budgets=torch.zeros(24, dtype=torch.int64))
 
 
 class Plain(nn.Module):

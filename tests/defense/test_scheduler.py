@@ -19,7 +19,7 @@ def leases():
 
     def lease(size):
         if size not in made:
-            made[size] = Slots(countdown, (size, 1, 1, 1), torch.device("cpu"))
+            made[size] = Slots(countdown, torch.zeros(size, 1, 1, 1))
             made[size].clear(0.0)
         return made[size]
 
