@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 
 from fastdef.data.dataset import Dataset
 
-_MOST_SEED = 2**63 - 1  # what a generator takes
+_SEEDS = 2**32 - 5  # a CPU generator looks at 32 bits of its seed; a prime keeps the others from being lost
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -92,7 +92,7 @@ class Batches:
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(B, C, H, W) float32 images in [0, 1] and (B,) labels, once through the data."""
-        generator = torch.Generator().manual_seed(((self.seed << 20) + epoch) & _MOST_SEED)
+        generator = torch.Generator().manual_seed(((self.seed << 20) + epoch) % _SEEDS)
         count = len(self.dataset)
         order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
         order = order.to(self.dataset.images.device)
