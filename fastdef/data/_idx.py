@@ -1,6 +1,7 @@
 """Fashion-MNIST as it was published: IDX files, gzipped or not."""
 
 import gzip
+import io
 import math
 import os
 import struct
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastdef.data._decode import read_bytes
+from fastdef.data._decode import MOST_BYTES, read_bytes
 from fastdef.data._errors import one_line
 from fastdef.data._facts import Facts
 
@@ -80,11 +81,7 @@ def write_idx(folder: str | os.PathLike[str], split: str, images: Tensor, labels
 
 
 def _read(file: Path, magic: int) -> Tensor:
-    content = read_bytes(file)
-    try:
-        content = gzip.decompress(content) if file.suffix == ".gz" else content
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{file} is not a whole gzip file: {one_line(error)}") from error
+    content = _unpack(file) if file.suffix == ".gz" else read_bytes(file)
     rank = magic & 0xFF
     start = 4 + 4 * rank
     if len(content) < start:
@@ -95,3 +92,13 @@ def _read(file: Path, magic: int) -> Tensor:
     if len(content) != start + math.prod(shape):
         raise ValueError(f"{file} needs {math.prod(shape)} values after its header, got {len(content) - start}")
     return torch.from_numpy(np.frombuffer(content, dtype=np.uint8)[start:].reshape(shape).copy())
+
+
+def _unpack(file: Path) -> bytes:
+    """The content of a gzip file, cut off where it is a bomb: its header then asks for another length."""
+    packed = read_bytes(file)
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(packed)) as stream:
+            return stream.read(MOST_BYTES)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{file} is not a whole gzip file: {one_line(error)}") from error

@@ -27,7 +27,7 @@ def find_parquet(root: Path, facts: Facts, split: str) -> list[Path]:
     folders = sorted({file.parent.name for file in files})
     if len(folders) > 1:
         raise ValueError(f"{root} needs one folder with {pattern}, got {len(folders)}: {', '.join(folders)[:200]}")
-    numbers = [re.fullmatch(r".*-(\d+)-of-(\d+)", file.stem) for file in files]
+    numbers = [re.fullmatch(r".*-(\d+)-of-(\d+)(-[0-9a-f]+)?", file.stem) for file in files]
     if all(numbers):
         got = sorted((int(number[1]), int(number[2])) for number in numbers if number)
         if got != [(index, got[0][1]) for index in range(got[0][1] if got else 0)]:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from fastdef.data._decode import decode, read_bytes
+from fastdef.data._errors import readable
 from fastdef.data._tree import image_files
 
 
@@ -47,9 +48,8 @@ def load_images(
 
 def _files(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
     for path in map(Path, paths):
-        if path.is_dir():
-            yield from image_files(path)
-        elif path.is_file():
-            yield path
-        else:
+        with readable(path):
+            found = image_files(path) if path.is_dir() else [path] if path.is_file() else []
+        if not found:
             raise ValueError(f"{path} needs to be an image file or a folder of them, and there is none")
+        yield from found

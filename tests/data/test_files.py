@@ -49,6 +49,19 @@ def test_bad_files_are_refused_by_name(tmp_path):
             list(load_images([path], channels=3, size=(8, 8)))
 
 
+def test_a_file_of_absurd_length_is_refused_unread(tmp_path):
+    with (tmp_path / "a.png").open("wb") as file:
+        file.truncate(2**29 + 1)  # a hole, that takes no room
+
+    with pytest.raises(ValueError, match=f"a.png needs at most {2**29} bytes, got {2**29 + 1}"):
+        list(load_images(tmp_path, channels=3, size=(8, 8)))
+
+
+def test_a_name_that_the_system_refuses_is_a_value_error():
+    with pytest.raises(ValueError, match=r"a{200} needs to be there and readable: File name too long"):
+        list(load_images("a" * 300, channels=3, size=(8, 8)))
+
+
 def test_one_path_need_not_be_in_a_list(tmp_path):
     ((path, _),) = load_images(str(save(tmp_path / "a.png")), channels=3, size=(8, 8))
 

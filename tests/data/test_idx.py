@@ -88,6 +88,15 @@ def test_a_damaged_gzip_file_is_refused(folder, damage):
         load_dataset("fashion-mnist", "test", root=folder)
 
 
+def test_a_gzip_bomb_is_refused_before_it_is_unpacked_whole(folder, monkeypatch):
+    monkeypatch.setattr("fastdef.data._idx.MOST_BYTES", 5000)
+    file = folder / f"{IMAGES}.gz"
+    file.write_bytes(gzip.compress(_ints(0x803, 3, 28, 28) + bytes(1_000_000)))
+
+    with pytest.raises(ValueError, match=f"{IMAGES}.gz needs 2352 values after its header, got 4984"):
+        load_dataset("fashion-mnist", "test", root=folder)
+
+
 def test_images_without_labels_are_refused(folder):
     (folder / f"{LABELS}.gz").unlink()
 

@@ -59,15 +59,6 @@ def test_fit_and_validation_are_fixed_parts_of_train(tmp_path):
     assert validation.images[:, 0, 0, 0].tolist() == [23, 24]
 
 
-def test_a_gray_image_among_coloured_ones_becomes_coloured(tmp_path):
-    table = pyarrow.table(
-        {"image": [{"bytes": png(64, mode, 7), "path": None} for mode in ("RGB", "L")], "label": [0, 199]}
-    )
-    parquet.write_table(table, tmp_path / "valid-00000-of-00001.parquet")
-
-    assert load_dataset("tiny-imagenet", "test", root=tmp_path).images.shape == (2, 3, 64, 64)
-
-
 @pytest.mark.parametrize("zipped", [True, False])
 def test_idx_files_are_read_as_they_were_written(tmp_path, zipped):
     images = torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8)
@@ -157,8 +148,9 @@ def test_damaged_idx_is_refused_in_one_line(tmp_path, content, message):
     ("arguments", "message"),
     [
         (("mnist", "test", "."), "a name among cifar10, cifar100, svhn, tiny-imagenet, fashion-mnist"),
-        (("cifar10", "dev", "."), "a split among train, test, fit, validation, got 'dev'"),
+        (("cifar10", "dev", "."), "a split among train, test, fit, validation, all, got 'dev'"),
         (("cifar10", "test", "nowhere"), "a folder that holds cifar10, got nowhere"),
+        (("cifar10", "test", "a" * 300), "a{200} needs to be there and readable: File name too long"),
         (("cifar10", "test", None), "root, a folder that holds cifar10, or download=True, got neither"),
     ],
 )
@@ -213,7 +205,13 @@ def test_classes_stored_one_after_another_are_mixed_in_their_shares(tmp_path):
 
 
 def test_what_is_missing_is_said_of_the_data_set_that_was_asked_for(tmp_path):
-    with pytest.raises(ValueError, match=r"needs fashion-mnist's test split \(test-\*\.parquet, IDX files, or test/"):
+    with pytest.raises(ValueError, match=r"needs fashion-mnist's test split \(test-\*\.parquet or IDX files or test/"):
         load_dataset("fashion-mnist", "test", root=tmp_path)
-    with pytest.raises(ValueError, match=r"needs cifar10's test split \(test-\*\.parquet, or test/<class>"):
+    with pytest.raises(ValueError, match=r"needs cifar10's test split \(test-\*\.parquet or test/<class>"):
         load_dataset("cifar10", "test", root=tmp_path)
+
+
+@pytest.mark.parametrize(("name", "split", "got"), [("mnist", "test", "'mnist'"), ("svhn", "all", "the split all")])
+def test_what_the_hub_has_not_is_not_asked_of_it(name, split, got):
+    with pytest.raises(ValueError, match=f"a download needs a name among cifar10, .* and no split all, got {got}"):
+        load_dataset(name, split, download=True)

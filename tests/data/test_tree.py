@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 
@@ -108,5 +110,71 @@ def test_a_cut_off_image_is_refused_by_name(tmp_path, pictures, save_picture, ke
 def test_a_folder_that_lacks_the_split_is_refused(tmp_path, pictures, save_picture):
     save_picture(tmp_path / "train" / "cat" / "1.png", pictures(1)[0])
 
-    with pytest.raises(ValueError, match=r"needs pets's test split \(or test/<class>/\*\.png\), got none of it"):
+    with pytest.raises(
+        ValueError, match=r"pets's test split \(test/<class>/\*\.png\), got images by class of the split train"
+    ):
         load_dataset("pets", "test", root=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["pets", "cifar10"])
+def test_a_folder_without_splits_is_the_split_all(tmp_path, pictures, save_picture, name):
+    images = pictures(2)
+    save_picture(tmp_path / "cat" / "1.png", images[0])
+    save_picture(tmp_path / "horse" / "1.png", images[1])
+    (tmp_path / "notes").write_text("no class")
+
+    dataset = load_dataset(name, "all", root=tmp_path)
+
+    assert torch.equal(dataset.images, images)
+    assert [dataset.classes[label] for label in dataset.labels] == ["cat", "horse"]
+    assert dataset.split == "all"
+
+
+def test_a_folder_without_splits_is_neither_training_nor_test_data(tmp_path, pictures, save_picture):
+    save_picture(tmp_path / "cat" / "1.png", pictures(1)[0])
+
+    for split in ("train", "test", "validation"):
+        with pytest.raises(ValueError, match=r"<class>/\*\.png\), got images by class of the split all"):
+            load_dataset("pets", split, root=tmp_path)
+
+
+def test_a_folder_with_splits_is_not_the_split_all(tmp_path, pictures, save_picture):
+    save_picture(tmp_path / "train" / "cat" / "1.png", pictures(1)[0])
+    save_picture(tmp_path / "train" / "1.png", pictures(1)[0])
+
+    with pytest.raises(
+        ValueError, match=r"pets's all split \(<class>/\*\.png\), got images by class of the split train"
+    ):
+        load_dataset("pets", "all", root=tmp_path)
+
+
+def test_folders_named_by_a_data_sets_classes_are_numbered_as_in_its_other_formats(tmp_path, pictures, save_picture):
+    for name in ("ankle boot", "bag", "trouser"):
+        save_picture(tmp_path / "test" / name / "1.png", pictures(1, 1, 28)[0])
+
+    dataset = load_dataset("fashion-mnist", "test", root=tmp_path)
+
+    assert dataset.labels.tolist() == [9, 8, 1]
+    assert len(dataset.classes) == 10
+
+
+def test_folders_named_otherwise_are_the_classes_themselves(tmp_path, pictures, save_picture):
+    for name in ("bag", "zebra"):
+        save_picture(tmp_path / "test" / name / "1.png", pictures(1, 1, 28)[0])
+
+    assert load_dataset("fashion-mnist", "test", root=tmp_path).classes == ("bag", "zebra")
+
+
+def test_folders_that_are_numbers_are_in_the_order_of_numbers(tmp_path, pictures, save_picture):
+    for number in range(11):
+        save_picture(tmp_path / "test" / str(number) / "1.png", pictures(1, 1, 4)[0])
+
+    assert load_dataset("digits", "test", root=tmp_path).classes == tuple(map(str, range(11)))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+def test_a_pipe_is_not_waited_for(tmp_path, pictures, save_picture):
+    save_picture(tmp_path / "test" / "cat" / "1.png", pictures(1)[0])
+    os.mkfifo(tmp_path / "test" / "cat" / "2.png")
+
+    assert len(load_dataset("pets", "test", root=tmp_path)) == 1
