@@ -63,7 +63,7 @@ def pgd(
         start = (images + radius * (2 * noise - 1)).clamp(0, 1)
     with crafting(model):
         return projected_ascent(
-            lambda x: loss(model(x), labels), images, eps=radius, step=_column(step, images), steps=steps, start=start
+            _objective(model, loss, labels), images, eps=radius, step=_column(step, images), steps=steps, start=start
         )
 
 
@@ -95,7 +95,7 @@ def mifgsm(
 
     with crafting(model):
         return projected_ascent(
-            lambda x: loss(model(x), labels),
+            _objective(model, loss, labels),
             images,
             eps=_column(eps, images),
             step=_column(step, images),
@@ -143,11 +143,26 @@ def _column(value: Strength, images: Tensor) -> Strength:
     return value.to(images).view(-1, 1, 1, 1)
 
 
+def _objective(model: Model, loss: Loss, labels: Tensor) -> Callable[[Tensor], Tensor]:
+    """Images to (N,) losses. On a GPU a label without a class would end the process's use of it: refuse it first."""
+    top = int(labels.max())
+
+    def objective(x: Tensor) -> Tensor:
+        logits = model(x)
+        if logits.shape[-1] <= top:
+            raise ValueError(f"attacks need labels that the model has: {logits.shape[-1]} classes, got a label {top}")
+        return loss(logits, labels)
+
+    return objective
+
+
 def _check(images: Tensor, labels: Tensor, eps: Strength, step: Strength, steps: int, *, where: str) -> None:
     check_images(images, where=where)
     check_labels(labels, len(images), where=where)
-    if steps < 1:
-        raise ValueError(f"{where} needs at least one step, got {steps}")
+    if not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"{where} needs at least one step, a whole number of them, got {steps}")
+    if torch.is_inference_mode_enabled():
+        raise ValueError(f"{where} needs gradients, got torch.inference_mode(); torch.no_grad() is no hindrance")
     for name, value in (("eps", eps), ("step", step)):
         tensor = torch.as_tensor(value)
         if tensor.ndim and tensor.shape != (len(images),):

@@ -1,10 +1,11 @@
+import threading
 import warnings
 
 import pytest
 import torch
 from torch import nn
 
-from fastdef.attacks import fgsm, margin, mifgsm, pgd, projected_ascent
+from fastdef.attacks import crafting, cross_entropy, fgsm, margin, mifgsm, pgd, projected_ascent
 
 ATTACKS = {
     "fgsm": lambda model, x, y, eps: fgsm(model, x, y, eps=eps),
@@ -86,24 +87,76 @@ def test_a_model_that_fails_is_left_as_it_was(model, batch):
     assert all(weight.requires_grad for weight in model.parameters())
 
 
-def test_eps_per_image_equals_separate_attacks(model, batch):
+def test_a_model_under_two_attacks_is_restored_by_the_last_to_leave(model, batch):
+    model.train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    first_in, second_in, first_out = (threading.Event() for _ in range(3))
+
+    def first():
+        with crafting(model):
+            first_in.set()
+            second_in.wait(10)
+        first_out.set()
+
+    def second():
+        first_in.wait(10)
+        with crafting(model):
+            second_in.set()
+            first_out.wait(10)
+            model(batch[0])
+
+    threads = [threading.Thread(target=attack) for attack in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(module.training for module in model.modules())
+    assert all(weight.requires_grad for weight in model.parameters())
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, margin])
+def test_eps_per_image_equals_one_attack_for_each_eps_bit_for_bit(model, batch, loss):
     images, labels = batch
     eps = torch.tensor([0.0, 1, 2, 4, 8, 16]) / 255
 
-    together = pgd(model, images, labels, eps=eps, step=eps / 4, steps=5, random_start=False)
+    together = pgd(model, images, labels, eps=eps, step=eps / 4, steps=5, random_start=False, loss=loss)
 
-    for index, radius in enumerate(eps):
+    for index, radius in enumerate(eps.tolist()):
+        # the whole batch, because a convolution may round otherwise in another batch size
+        single = pgd(model, images, labels, eps=radius, step=radius / 4, steps=5, random_start=False, loss=loss)
+        assert torch.equal(together[index], single[index])
+
+
+def test_an_attack_on_one_image_does_not_depend_on_its_neighbours(model, batch):
+    images, labels = batch
+
+    together = pgd(model, images, labels, eps=8 / 255, step=2 / 255, steps=5, random_start=False)
+
+    for index in range(len(images)):
         alone = slice(index, index + 1)
-        single = pgd(
-            model,
-            images[alone],
-            labels[alone],
-            eps=float(radius),
-            step=float(radius / 4),
-            steps=5,
-            random_start=False,
-        )
+        single = pgd(model, images[alone], labels[alone], eps=8 / 255, step=2 / 255, steps=5, random_start=False)
         torch.testing.assert_close(together[alone], single, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("attack", [pgd, mifgsm])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("seed", range(8))
+def test_any_shape_and_dtype_stays_in_its_ball(attack, dtype, seed):
+    generator = torch.Generator().manual_seed(seed)
+    n, channels, height, width = (int(size) for size in torch.randint(1, 9, (4,), generator=generator))
+    images = torch.rand(n, channels, height, width, generator=generator).to(dtype)
+    labels = torch.randint(0, 3, (n,), generator=generator)
+    eps = torch.rand(n, generator=generator).to(dtype) / 3
+    model = nn.Sequential(nn.Flatten(), nn.Linear(channels * height * width, 3)).to(dtype)
+
+    attacked = attack(model, images, labels, eps=eps, step=eps / 2, steps=3)
+
+    moved = (attacked.double() - images.double()).abs()
+    assert (moved - eps.double().view(-1, 1, 1, 1)).max() <= torch.finfo(dtype).eps
+    assert attacked.min() >= 0
+    assert attacked.max() <= 1
 
 
 def test_the_generator_decides_the_start(model, batch):
@@ -156,6 +209,8 @@ def test_ascent_takes_any_objective():
         ({"eps": torch.zeros(3)}, r"eps as a number or of shape \(6,\)"),
         ({"step": float("inf")}, "finite step"),
         ({"steps": 0}, "at least one step"),
+        ({"steps": 1.5}, "a whole number"),
+        ({"labels": torch.full((6,), 4)}, "4 classes, got a label 4"),
         ({"images": torch.full((6, 3, 8, 8), 2.0)}, r"in \[0, 1\]"),
     ],
 )
@@ -165,3 +220,8 @@ def test_bad_input_is_refused(model, batch, change, message):
 
     with pytest.raises(ValueError, match=message):
         pgd(model, **arguments)
+
+
+def test_inference_mode_is_refused(model, batch):
+    with torch.inference_mode(), pytest.raises(ValueError, match="needs gradients"):
+        pgd(model, *batch, eps=0.1, step=0.1, steps=1)
