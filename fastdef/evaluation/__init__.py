@@ -1,6 +1,9 @@
 """What a classifier and its defense are worth: accuracies with their intervals, by the attack that they stood."""
 
 from fastdef.evaluation.accuracy import Accuracy as Accuracy
-from fastdef.evaluation.evaluate import Attack as Attack
+from fastdef.evaluation.attack import Attack as Attack
+from fastdef.evaluation.attack import Batch as Batch
+from fastdef.evaluation.attack import accuracy as accuracy
+from fastdef.evaluation.attack import attacked_batches as attacked_batches
 from fastdef.evaluation.evaluate import Evaluation as Evaluation
 from fastdef.evaluation.evaluate import evaluate as evaluate

@@ -1,62 +1,19 @@
 """Accuracy clean and attacked, undefended and defended, over a data set."""
 
+import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastdef._check import check_positive
-from fastdef.attacks import margin, pgd
-from fastdef.attacks._losses import cross_entropy
+from fastdef.attacks import crafting
 from fastdef.data import Dataset
 from fastdef.defense import ActiveDefense
 from fastdef.evaluation.accuracy import Accuracy
-
-Classifier = Callable[[Tensor], Tensor]  # (N, C, H, W) images -> (N, classes) logits
-
-
-@dataclass(frozen=True)
-class Attack:
-    """PGD on the undefended classifier.
-
-    Attributes:
-        eps: radius, in pixel units.
-        steps: number of steps; one is FGSM without a random start.
-        step: step size; 2.5 * eps / steps, at most eps, if not given.
-        loss: "cross_entropy", or "margin" (C&W).
-        seed: of the random start.
-    """
-
-    eps: float = 8 / 255
-    steps: int = 20
-    step: float | None = None
-    loss: str = "cross_entropy"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_positive(self.eps, name="eps", where="Attack")
-        if self.loss not in _LOSSES:
-            raise ValueError(f"Attack needs a loss among {', '.join(_LOSSES)}, got {self.loss!r}")
-
-    def __call__(self, model: Classifier, images: Tensor, labels: Tensor, *, batch: int = 0) -> Tensor:
-        """Adversarial images; ``batch`` numbers the batch, so that no two start alike."""
-        return pgd(
-            model,
-            images,
-            labels,
-            eps=self.eps,
-            step=min(self.eps, 2.5 * self.eps / self.steps) if self.step is None else self.step,
-            steps=self.steps,
-            random_start=self.steps > 1,
-            loss=_LOSSES[self.loss],
-            generator=torch.Generator(images.device).manual_seed(self.seed * 1_000_003 + batch),
-        )
-
-
-_LOSSES = {"cross_entropy": cross_entropy, "margin": margin}
+from fastdef.evaluation.attack import Attack, Classifier, attacked_batches
 
 
 @dataclass
@@ -107,8 +64,11 @@ class Evaluation:
         """Everything, JSON-able."""
         return {
             "data": self.data,
-            "attack": asdict(self.attack),
+            "images": self.rows[0].accuracy.count,
+            "attack": {**asdict(self.attack), "crafted_on": "the undefended model"},
             "device": self.device,
+            "dtype": "float32",
+            "python": platform.python_version(),
             "torch": torch.__version__,
             "rows": {row.name: row.to_json() for row in self.rows},
         }
@@ -129,7 +89,7 @@ def evaluate(
     who does not know of it. That is the weakest attacker there is.
 
     Args:
-        model: images to logits.
+        model: images to logits; answers in eval mode, and is left as it was.
         dataset: on the device of the model.
         defense: of the same model.
         attack: PGD-20 at 8/255 if not given.
@@ -137,21 +97,21 @@ def evaluate(
         progress: called with the number of images of each batch that is through.
 
     Raises:
-        ValueError: for an empty data set, or labels that the model has no class for.
+        ValueError: for an empty data set, a batch size under 1, or labels that the model has no class for.
     """
     attack = attack or Attack()
     if len(dataset) == 0:
         raise ValueError("evaluate needs at least one image, got an empty data set")
-    _check_classes(model, dataset)
+    batches = attacked_batches(model, dataset, attack, batch_size=batch_size)
     rows: dict[str, Row] = {}
-    for number, (images, labels, start) in enumerate(_batches(dataset, batch_size)):
-        attacked = attack(model, images, labels, batch=number)
-        for kind, given in (("clean", images), ("attacked", attacked)):
-            _count(rows, kind, labels, *_plain(model, given))
-            if defense is not None:
-                ids = torch.arange(start, start + len(images))
-                _count(rows, f"{kind}, defended", labels, *_defended(defense, given, ids))
-        progress(len(images))
+    with crafting(model):  # answers in eval mode, which a model in training would not give
+        _check_classes(model, dataset)
+        for images, attacked, labels, ids in batches:
+            for kind, given in (("clean", images), ("attacked", attacked)):
+                _count(rows, kind, labels, *_plain(model, given))
+                if defense is not None:
+                    _count(rows, f"{kind}, defended", labels, *_defended(defense, given, ids))
+            progress(len(images))
     order = ["clean", "attacked", "clean, defended", "attacked, defended"]
     return Evaluation(
         rows=[rows[name] for name in order if name in rows],
@@ -159,12 +119,6 @@ def evaluate(
         data=f"{dataset.name} {dataset.split}",
         device=str(dataset.images.device),
     )
-
-
-def _batches(dataset: Dataset, size: int) -> Iterator[tuple[Tensor, Tensor, int]]:
-    for start in range(0, len(dataset), size):
-        stop = min(start + size, len(dataset))
-        yield dataset.floats(start, stop), dataset.labels[start:stop], start
 
 
 @torch.no_grad()
@@ -176,14 +130,22 @@ def _check_classes(model: Classifier, dataset: Dataset) -> None:
         )
 
 
+def _finish(images: Tensor) -> None:
+    """Wait for the attack: a GPU may still be at it, and its time is not the classifier's."""
+    if images.is_cuda:
+        torch.cuda.synchronize(images.device)
+
+
 @torch.no_grad()
 def _plain(model: Classifier, images: Tensor) -> tuple[Tensor, float, list[int], int]:
+    _finish(images)
     begin = time.perf_counter()
     answers = model(images).argmax(1)
     return answers.cpu(), time.perf_counter() - begin, [], 0
 
 
 def _defended(defense: ActiveDefense, images: Tensor, ids: Tensor) -> tuple[Tensor, float, list[int], int]:
+    _finish(images)
     begin = time.perf_counter()
     defended = defense.defend(images, ids=ids)
     seconds = time.perf_counter() - begin

@@ -1,3 +1,4 @@
+import copy
 import json
 
 import pytest
@@ -6,7 +7,7 @@ import torch
 from fastdef.attacks import pgd
 from fastdef.data import Dataset
 from fastdef.defense import ActiveDefense
-from fastdef.evaluation import Attack, evaluate
+from fastdef.evaluation import Attack, accuracy, attacked_batches, evaluate
 from fastdef.nn import WideResNet
 
 
@@ -52,6 +53,51 @@ def test_the_attack_is_pgd_with_a_start_of_its_own_for_each_batch(model, dataset
     expected = pgd(model, images, labels, eps=0.1, step=0.25 / 3, steps=3, generator=generator)
     assert torch.equal(first, expected)
     assert not torch.equal(first, second)
+
+
+def test_a_model_in_training_is_judged_in_eval_mode_and_left_in_training(model, dataset):
+    expected = [row.accuracy for row in evaluate(model, dataset, attack=Attack(steps=2)).rows]
+    trained = copy.deepcopy(model).train()
+
+    found = evaluate(trained, dataset, attack=Attack(steps=2))
+
+    assert [row.accuracy for row in found.rows] == expected
+    assert all(module.training for module in trained.modules())
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in trained.state_dict().items())
+
+
+def test_a_report_says_how_it_was_made(model, dataset):
+    report = evaluate(model, dataset, attack=Attack(steps=2, seed=7)).to_json()
+
+    assert report["images"] == 20
+    assert (report["device"], report["dtype"], report["torch"]) == ("cpu", "float32", torch.__version__)
+    assert report["attack"] | {"steps": 2, "seed": 7, "crafted_on": "the undefended model"} == report["attack"]
+
+
+def test_attacked_batches_and_accuracy_make_what_evaluate_makes(model, dataset):
+    attack = Attack(eps=0.1, steps=3)
+
+    batches = list(attacked_batches(model, dataset, attack, batch_size=8))
+
+    rows = {row.name: row.accuracy for row in evaluate(model, dataset, attack=attack, batch_size=8).rows}
+    assert torch.equal(batches[1].attacked, attack(model, batches[1].images, batches[1].labels, batch=1))
+    assert torch.equal(torch.cat([batch.ids for batch in batches]), torch.arange(20))
+    assert accuracy(model, ((batch.images, batch.labels) for batch in batches)) == rows["clean"]
+    assert accuracy(model, ((batch.attacked, batch.labels) for batch in batches)) == rows["attacked"]
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_batch_size_under_one_is_refused(model, dataset, size):
+    with pytest.raises(ValueError, match="batch size from 1 up"):
+        evaluate(model, dataset, batch_size=size)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [({"steps": 0}, "one step"), ({"steps": 2.5}, "whole number"), ({"eps": 0.0}, "eps > 0")]
+)
+def test_an_attack_out_of_range_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        Attack(**change)
 
 
 def test_an_empty_data_set_is_refused(model, dataset):
