@@ -113,7 +113,7 @@ def _field_kernel(
 def _mean(partials_ptr, sample, M, P, PARTS: tl.constexpr):
     part = tl.arange(0, PARTS)
     partials = tl.load(partials_ptr + sample * P + part, mask=part < P, other=0.0)
-    return tl.sum(partials) / M
+    return tl.div_rn(tl.sum(partials), M * 1.0)  # plain division approximates: M / M need not be 1 there
 
 
 @triton.jit
@@ -126,7 +126,7 @@ def forward(f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     n, m = f.shape
     parts, span = _split(n, m)
     sums, deviations, signs = f.new_empty((3, n, parts), dtype=torch.float32)
-    loss, mean, tilt = f.new_empty((3, n), dtype=torch.float32)
+    loss, mean, tilt = (f.new_empty(n, dtype=torch.float32) for _ in range(3))  # an operation's outputs share no memory
     padded = triton.next_power_of_2(parts)
     _sums_kernel[(n, parts)](f, sums, m, span, BLOCK=_BLOCK)
     _moments_kernel[(n, parts)](f, sums, deviations, signs, m, span, BLOCK=_BLOCK, PARTS=padded)

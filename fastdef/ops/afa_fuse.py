@@ -29,8 +29,8 @@ def afa_fuse(
     neighbours.
 
     Args:
-        x: (N, C, H, W) features; float16, bfloat16, float32, or on the CPU float64. Contiguous and channels_last are
-            read where they lie, and kept.
+        x: (N, C, H, W) features; float16, bfloat16, float32, or float64, which plain torch computes on every device.
+            Contiguous and channels_last are read where they lie, and kept.
         w0: (N,) fusing weight, any float.
         scale0: (C,) float32, without a gradient; so are the next three.
         shift0: of BN_0.
@@ -45,7 +45,7 @@ def afa_fuse(
         ValueError: if a shape or dtype is another, or an affine requires a gradient.
     """
     _check(x, w0, {"scale0": scale0, "shift0": shift0, "scale1": scale1, "shift1": shift1})
-    if x.is_cuda and not torch.compiler.is_compiling() and get_proxy_mode() is None:
+    if x.is_cuda and x.dtype != torch.float64 and not torch.compiler.is_compiling() and get_proxy_mode() is None:
         return _afa_fuse(x, w0.float(), scale0, shift0, scale1, shift1, relu)
     return reference.afa_fuse(x, w0.to(reference.accumulator(x.dtype)), scale0, shift0, scale1, shift1, relu=relu)
 
@@ -75,7 +75,8 @@ def _afa_fuse_backward(
 def _(x: Tensor, w0: Tensor, scale0: Tensor, shift0: Tensor, scale1: Tensor, shift1: Tensor, relu: bool) -> Tensor:
     from fastdef.kernels import afa_fuse as kernel  # triton is needed here and nowhere above
 
-    return kernel.forward(_dense(x), *_vectors(w0, scale0, shift0, scale1, shift1), relu=relu)
+    with torch.cuda.device_of(x):  # triton launches on the current device, whatever holds its arguments
+        return kernel.forward(_dense(x), *_vectors(w0, scale0, shift0, scale1, shift1), relu=relu)
 
 
 @_afa_fuse_backward.register_kernel("cuda")
@@ -91,7 +92,8 @@ def _(
 ) -> tuple[Tensor, Tensor]:
     from fastdef.kernels import afa_fuse as kernel
 
-    return kernel.backward(_dense(grad, x), _dense(x), *_vectors(w0, scale0, shift0, scale1, shift1), relu=relu)
+    with torch.cuda.device_of(x):
+        return kernel.backward(_dense(grad, x), _dense(x), *_vectors(w0, scale0, shift0, scale1, shift1), relu=relu)
 
 
 @_afa_fuse.register_fake
@@ -144,8 +146,6 @@ def _vectors(*values: Tensor) -> list[Tensor]:
 def _check(x: Tensor, w0: Tensor, affines: dict[str, Tensor]) -> None:
     if x.ndim != 4 or x.numel() == 0 or x.dtype not in _FLOATS:
         raise ValueError(f"afa_fuse needs (N, C, H, W) float features, got {tuple(x.shape)} {x.dtype}")
-    if x.is_cuda and x.dtype == torch.float64:
-        raise ValueError("afa_fuse needs float16, bfloat16 or float32 features on a GPU, got float64")
     if w0.shape != x.shape[:1] or not w0.is_floating_point():
         raise ValueError(f"afa_fuse needs one float W0 a sample, ({x.shape[0]},), got {tuple(w0.shape)} {w0.dtype}")
     for name, value in affines.items():

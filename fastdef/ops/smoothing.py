@@ -12,8 +12,9 @@ def smoothing_loss(features: Tensor) -> Tensor:
     """Feature smoothing loss of each sample: mean |F - mean F| (Active Defense, Eq. 3).
 
     Args:
-        features: (N, ...) features; float16, bfloat16, float32, or on the CPU float64. Any layout whose samples are
-            dense, channels_last among them, is read where it lies.
+        features: (N, ...) features; float16, bfloat16, float32, or float64, which plain torch computes on every
+            device. Samples that lie one after another in memory, each of them dense, are read where they lie, whatever
+            the order inside a sample (channels_last, for one); any other layout is copied first.
 
     Returns:
         (N,) float32 losses (float64 for float64), differentiable once in ``features``, with
@@ -37,7 +38,8 @@ def smoothing_loss_and_field(features: Tensor) -> tuple[Tensor, Tensor]:
         features: as for :func:`smoothing_loss`.
 
     Returns:
-        (N,) float32 losses, and the field with shape, dtype and layout of ``features``.
+        (N,) float32 losses (float64 for float64), and the field with shape and dtype of ``features``; with their
+        layout too where that is read as it lies, else contiguous.
 
     Raises:
         ValueError: as :func:`smoothing_loss`, and where a gradient would be lost.
@@ -55,35 +57,43 @@ def _smoothing(f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @torch.library.custom_op("fastdef::smoothing_backward", mutates_args=())
 def _smoothing_backward(grad: Tensor, f: Tensor, mean: Tensor, tilt: Tensor) -> Tensor:
-    return _as_lies(reference.smoothing_backward(grad, f, mean, tilt), f)
+    return _backward_in_torch(grad, f, mean, tilt)
 
 
 @torch.library.custom_op("fastdef::smoothing_field", mutates_args=())
 def _smoothing_field(f: Tensor) -> tuple[Tensor, Tensor]:
-    loss, field = reference.smoothing_field(f)
-    return loss, _as_lies(field, f)
+    return _field_in_torch(f)
 
 
 @_smoothing.register_kernel("cuda")
-def _(f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _smoothing_on_gpu(f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    if f.dtype == torch.float64:  # the kernels keep fp32 sums
+        return reference.smoothing(f)
     from fastdef.kernels import smoothing  # triton is needed here and nowhere above
 
-    return smoothing.forward(_flat(f))
+    with torch.cuda.device_of(f):  # triton launches on the current device, whatever holds its arguments
+        return smoothing.forward(_flat(f))
 
 
 @_smoothing_backward.register_kernel("cuda")
-def _(grad: Tensor, f: Tensor, mean: Tensor, tilt: Tensor) -> Tensor:
+def _backward_on_gpu(grad: Tensor, f: Tensor, mean: Tensor, tilt: Tensor) -> Tensor:
+    if f.dtype == torch.float64:
+        return _backward_in_torch(grad, f, mean, tilt)
     from fastdef.kernels import smoothing
 
-    return _unflat(smoothing.backward(grad, _flat(f), mean, tilt), f)
+    with torch.cuda.device_of(f):
+        return _unflat(smoothing.backward(grad, _flat(f), mean, tilt), f)
 
 
 @_smoothing_field.register_kernel("cuda")
-def _(f: Tensor) -> tuple[Tensor, Tensor]:
+def _field_on_gpu(f: Tensor) -> tuple[Tensor, Tensor]:
+    if f.dtype == torch.float64:
+        return _field_in_torch(f)
     from fastdef.kernels import smoothing
 
-    loss, field = smoothing.forward_with_field(_flat(f))
-    return loss, _unflat(field, f)
+    with torch.cuda.device_of(f):
+        loss, field = smoothing.forward_with_field(_flat(f))
+        return loss, _unflat(field, f)
 
 
 @_smoothing.register_fake
@@ -115,26 +125,33 @@ def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor, _mean: Ten
 _smoothing.register_autograd(_backward, setup_context=_setup)
 
 
-def _layout(f: Tensor) -> torch.memory_format:
-    """The layout results have: channels_last where the features lie so, else contiguous."""
-    if f.ndim == 4 and not f.is_contiguous() and f.is_contiguous(memory_format=torch.channels_last):
-        return torch.channels_last
-    return torch.contiguous_format
+def _backward_in_torch(grad: Tensor, f: Tensor, mean: Tensor, tilt: Tensor) -> Tensor:
+    return _as_lies(reference.smoothing_backward(grad, f, mean, tilt), f)
+
+
+def _field_in_torch(f: Tensor) -> tuple[Tensor, Tensor]:
+    loss, field = reference.smoothing_field(f)
+    return loss, _as_lies(field, f)
+
+
+def _order(f: Tensor) -> list[int]:
+    """Dimensions from the slowest in memory to the fastest where the samples are dense, else as they are numbered."""
+    numbered = list(range(f.ndim))
+    if f.is_contiguous():
+        return numbered
+    order = [0, *sorted(numbered[1:], key=lambda dim: f.stride(dim), reverse=True)]
+    return order if f.permute(order).is_contiguous() else numbered
 
 
 def _flat(f: Tensor) -> Tensor:
-    """(N, M) view of the samples as they lie in memory; a copy only where they are neither of the two layouts."""
-    if _layout(f) is torch.channels_last:
-        f = f.permute(0, 2, 3, 1)
-    return f.contiguous().flatten(1)
+    """(N, M) view of the samples as they lie in memory; a copy only where they are not dense."""
+    return f.permute(_order(f)).contiguous().flatten(1)
 
 
 def _unflat(flat: Tensor, f: Tensor) -> Tensor:
     """(N, M) values in the memory order of ``_flat(f)`` -> the shape of ``f``."""
-    if _layout(f) is torch.channels_last:
-        n, c, h, w = f.shape
-        return flat.view(n, h, w, c).permute(0, 3, 1, 2)
-    return flat.view(f.shape)
+    order = _order(f)
+    return flat.view([f.shape[dim] for dim in order]).permute(_inverse(order))
 
 
 def _per_sample(f: Tensor) -> Tensor:
@@ -142,11 +159,17 @@ def _per_sample(f: Tensor) -> Tensor:
 
 
 def _like(f: Tensor) -> Tensor:
-    return torch.empty_like(f, memory_format=_layout(f))
+    order = _order(f)
+    return f.new_empty([f.shape[dim] for dim in order]).permute(_inverse(order))
 
 
 def _as_lies(value: Tensor, f: Tensor) -> Tensor:
-    return value.contiguous(memory_format=_layout(f))
+    order = _order(f)
+    return value.permute(order).contiguous().permute(_inverse(order))
+
+
+def _inverse(order: list[int]) -> list[int]:
+    return [order.index(dim) for dim in range(len(order))]
 
 
 def _check(features: Tensor, *, where: str) -> None:

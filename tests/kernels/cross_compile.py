@@ -2,7 +2,8 @@
 
 In: a list of {"module", "kernel", "signature", "constants", "warps"}, signature and constants by argument name, where a
 pointer's type is followed by ":16" if it is 16-byte aligned, and an integer's if it is divisible by 16, as a launch
-would find it. Out, for each and each architecture: registers, spilled bytes, and the widest global load in bits.
+would find it. Out, for each and each architecture: registers, spilled bytes, the widest global load in bits, and how
+many divisions are not correctly rounded.
 """
 
 import importlib
@@ -43,6 +44,7 @@ def compile_one(kernel, signature, constants, warps, capability):
         "registers": int(re.search(r"REG:(\d+)", usage).group(1)),
         "spilled": int(re.search(r"STACK:(\d+)", usage).group(1)) + len(re.findall(r"\b(?:LDL|STL)\b", sass)),
         "load_bits": max((int(bits) for bits in re.findall(r"LDG\.E\.(?:\w+\.)*?(64|128)\b", sass)), default=32),
+        "approximate": len(re.findall(r"\b(?:div\.full|div\.approx|rcp\.approx)", compiled.asm["ptx"])),
     }
 
 

@@ -1,4 +1,4 @@
-"""Kernels compiled for GPUs that need not be here: no spills, and loads as wide as the hardware has."""
+"""Kernels compiled for GPUs that need not be here: no spills, loads as wide as the hardware has, exact divisions."""
 
 import json
 import subprocess
@@ -19,9 +19,12 @@ def smoothing(dtype):
     moments = {**sums, "deviations_ptr": partials, "signs_ptr": partials}
     per_sample = {name: partials for name in ("mean_ptr", "tilt_ptr", "scale_ptr")}
     field = {"f_ptr": f, **per_sample, "field_ptr": f, **sizes}
+    vectors = ("sums_ptr", "deviations_ptr", "signs_ptr", "loss_ptr", "mean_ptr", "tilt_ptr")
+    finish = {**dict.fromkeys(vectors, partials), "M": "i32:16", "P": "i32"}
     return [
         ("_sums_kernel", sums, block),
         ("_moments_kernel", moments, {**block, "PARTS": 64}),
+        ("_finish_kernel", finish, {"PARTS": 64}),
         ("_field_kernel", field, {**block, "SCALED": False}),
         ("_field_kernel", field, {**block, "SCALED": True}),
     ]
@@ -45,9 +48,10 @@ def resources():
 
 
 @pytest.mark.parametrize("architecture", ["80", "90", "100"])
-def test_no_kernel_spills_and_every_load_is_wide(resources, architecture):
+def test_no_kernel_spills_or_approximates_and_every_load_of_features_is_wide(resources, architecture):
     for request, by_architecture in zip(REQUESTS, resources, strict=True):
         found = by_architecture[architecture]
         assert found["spilled"] == 0, request
-        assert found["load_bits"] == 128, request
+        assert found["approximate"] == 0, request  # all signs equal must give a tilt of exactly one
+        assert found["load_bits"] == 128 or "f_ptr" not in request["signature"], request
         assert found["registers"] <= 128, request  # four warps a block: at least four blocks a multiprocessor

@@ -52,6 +52,31 @@ def test_field_over_m_is_the_gradient_and_lies_as_the_features(layout):
     assert field.stride() == f.grad.stride() == f.stride()
 
 
+# Any order inside a sample is dense; a slice of each sample is not, and then results are contiguous.
+@pytest.mark.parametrize(("order", "dense"), [((0, 3, 1, 2), True), ((0, 2, 1, 3), True), ((1, 0, 2, 3), False)])
+def test_results_lie_as_dense_features_do_in_eager_mode_and_compiled(order, dense):
+    inverse = [order.index(dim) for dim in range(4)]
+    f = torch.randn([(2, 3, 5, 4)[dim] for dim in order]).permute(inverse)
+    compiled = torch.compile(smoothing_loss_and_field, fullgraph=True, backend="aot_eager")
+
+    loss, field = smoothing_loss_and_field(f)
+
+    assert field.stride() == compiled(f)[1].stride() == (f.stride() if dense else f.contiguous().stride())
+    torch.testing.assert_close((loss, field), smoothing_loss_and_field(f.contiguous()))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_compiles_once_for_all_sizes(layout):
+    compiled = torch.compile(smoothing_loss_and_field, fullgraph=True, dynamic=True, backend="aot_eager")
+    torch._dynamo.mark_dynamic(small := features(layout=layout), (0, 1, 2, 3))
+    compiled(small)
+
+    with torch.compiler.set_stance("fail_on_recompile"):
+        result = compiled(other := features((3, 6, 7, 8), layout=layout))
+
+    torch.testing.assert_close(result, smoothing_loss_and_field(other))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_operations_pass_torch_s_own_checks(layout):
     f = features(layout=layout)
@@ -104,7 +129,7 @@ def test_a_gradient_that_would_be_lost_is_refused():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 5, 7, 7), (2, 160, 32, 32), (300, 16, 28, 28)])
 def test_cuda_equals_the_reference(shape, layout, dtype):
@@ -119,9 +144,30 @@ def test_cuda_equals_the_reference(shape, layout, dtype):
     assert torch.equal(loss, again)
     assert f.grad.stride() == field.stride() == f.stride()
     _, measured_mean, _ = _smoothing(f.detach())
-    decided = (f.detach().float() - measured_mean.view(-1, 1, 1, 1)).abs() > 1e-5  # away from ties
+    decided = (f.detach() - measured_mean.view(-1, 1, 1, 1)).abs() > 1e-5  # away from ties
     want = reference.smoothing_field(f.detach())[1]
     torch.testing.assert_close(field[decided], want[decided], rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.1])
+def test_cuda_finds_no_field_in_constant_features(value):
+    f = torch.full((3, 5, 29, 31), value, device="cuda")
+
+    _, field = smoothing_loss_and_field(f)
+
+    assert torch.equal(field, torch.zeros_like(f))
+
+
+@pytest.mark.gpu
+def test_cuda_launches_where_the_features_are():
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    f = features().to("cuda:1").requires_grad_()
+
+    smoothing_loss(f).sum().backward()
+
+    torch.testing.assert_close(f.grad.cpu() * f[0].numel(), smoothing_loss_and_field(f.detach().cpu())[1])
 
 
 @pytest.mark.gpu
