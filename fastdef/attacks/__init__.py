@@ -4,6 +4,8 @@ Gradients are of the sum over samples, so an image's attack does not depend on i
 is computed, and a model comes back as it was: mode, statistics, gradients.
 """
 
+from fastdef.attacks._adaptive import RATIOS as RATIOS
+from fastdef.attacks._adaptive import adaptive_pgd as adaptive_pgd
 from fastdef.attacks._losses import cross_entropy as cross_entropy
 from fastdef.attacks._losses import margin as margin
 from fastdef.attacks._model import crafting as crafting

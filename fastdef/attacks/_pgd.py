@@ -55,15 +55,12 @@ def pgd(
     Raises:
         ValueError: for images, labels or hyperparameters out of their range.
     """
-    _check(images, labels, eps, step, steps, where="pgd")
-    radius = _column(eps, images)
-    start = images
-    if random_start:
-        noise = torch.rand(images.shape, generator=generator, device=images.device, dtype=images.dtype)
-        start = (images + radius * (2 * noise - 1)).clamp(0, 1)
+    check_attack(images, labels, eps, step, steps, where="pgd")
+    radius = column(eps, images)
+    start = anywhere(images, radius, generator) if random_start else images
     with crafting(model):
         return projected_ascent(
-            _objective(model, loss, labels), images, eps=radius, step=_column(step, images), steps=steps, start=start
+            _objective(model, loss, labels), images, eps=radius, step=column(step, images), steps=steps, start=start
         )
 
 
@@ -84,7 +81,7 @@ def mifgsm(
 
     ``decay`` is the weight of the past; the other args and errors are those of :func:`pgd`.
     """
-    _check(images, labels, eps, step, steps, where="mifgsm")
+    check_attack(images, labels, eps, step, steps, where="mifgsm")
     momentum = torch.zeros_like(images)
 
     def direction(gradient: Tensor) -> Tensor:
@@ -97,8 +94,8 @@ def mifgsm(
         return projected_ascent(
             _objective(model, loss, labels),
             images,
-            eps=_column(eps, images),
-            step=_column(step, images),
+            eps=column(eps, images),
+            step=column(step, images),
             steps=steps,
             start=images,
             direction=direction,
@@ -136,7 +133,13 @@ def projected_ascent(
     return x.detach()
 
 
-def _column(value: Strength, images: Tensor) -> Strength:
+def anywhere(images: Tensor, eps: Strength, generator: torch.Generator | None) -> Tensor:
+    """A random start in the ball, and in [0, 1]; ``eps`` broadcasts to the images."""
+    noise = torch.rand(images.shape, generator=generator, device=images.device, dtype=images.dtype)
+    return (images + eps * (2 * noise - 1)).clamp(0, 1)
+
+
+def column(value: Strength, images: Tensor) -> Strength:
     """A strength that broadcasts to the images."""
     if not isinstance(value, Tensor) or value.ndim == 0:
         return value
@@ -156,7 +159,12 @@ def _objective(model: Model, loss: Loss, labels: Tensor) -> Callable[[Tensor], T
     return objective
 
 
-def _check(images: Tensor, labels: Tensor, eps: Strength, step: Strength, steps: int, *, where: str) -> None:
+def check_attack(images: Tensor, labels: Tensor, eps: Strength, step: Strength, steps: int, *, where: str) -> None:
+    """Refuse what no attack can be made of.
+
+    Raises:
+        ValueError: naming the argument.
+    """
     check_images(images, where=where)
     check_labels(labels, len(images), where=where)
     if not isinstance(steps, int) or steps < 1:

@@ -13,7 +13,9 @@ from fastdef.cli.demo import demo
 from fastdef.cli.evaluate import evaluate
 from fastdef.cli.export import export
 from fastdef.cli.import_ import import_
-from fastdef.cli.train import smoothing
+from fastdef.cli.strengths import strengths
+from fastdef.cli.train_afa import afa
+from fastdef.cli.train_smoothing import smoothing
 
 app = typer.Typer(
     help="A compiled, high-performance defense runtime for image classifiers.",
@@ -25,11 +27,13 @@ train = typer.Typer(help="Train a classifier with a defense.", no_args_is_help=T
 bench = typer.Typer(help="How fast it is here.", no_args_is_help=True)
 app.command()(demo)
 app.command()(evaluate)
+app.command()(strengths)
 app.command()(defend)
 app.command()(calibrate)
 app.command()(export)
 app.command("import")(import_)
 train.command()(smoothing)
+train.command()(afa)
 bench.command("defense")(defense)
 bench.command("solvers")(solvers)
 app.add_typer(train, name="train")

@@ -17,7 +17,7 @@ def demo(
     figure: Annotated[Path | None, typer.Option(help="write a PNG of images and feature maps here")] = None,
     count: Annotated[int, typer.Option(min=64, max=512, help="images used")] = 512,
 ) -> None:
-    """Attack, defend and time a shipped classifier on shipped Fashion-MNIST test images. Trains nothing."""
+    """Attack, defend and time shipped classifiers on shipped Fashion-MNIST test images. Trains nothing."""
     console = Console()
     found = run(count=count, step=lambda what: console.print(f"[dim]{what}[/dim]"))
     figures = found.to_json()
@@ -30,6 +30,7 @@ def demo(
     console.print(
         "The attack does not know of the defense. One that does will get further: see the README on what this is worth."
     )
+    console.print(_afa_table(found))
     if figure is not None:
         draw(found, figure)
     if json_file is not None:
@@ -51,4 +52,16 @@ def _table(found: Demo) -> Table:
             str(int(answers.steps.median())),
             f"{int(answers.converged.sum())}/{len(answers.converged)}",
         )
+    return table
+
+
+def _afa_table(found: Demo) -> Table:
+    afa = found.afa
+    (accuracies,) = afa.rows.values()
+    table = Table(title=f"AFA, {accuracies[0].count} images, white-box PGD-{afa.steps}")
+    table.add_column("")
+    for eps in afa.strengths:
+        table.add_column(f"eps {eps * 255:g}/255", justify="right")
+    table.add_row("accuracy", *(f"{accuracy.value:.1%}" for accuracy in accuracies))
+    table.add_row("mean W1", *(f"{shift.w1[0]:.3f}" for shift in afa.shifts if shift.w1))
     return table

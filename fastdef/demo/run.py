@@ -16,9 +16,11 @@ from fastdef.checkpoint import load
 from fastdef.data import load_dataset
 from fastdef.defense import ActiveDefense, Defended
 from fastdef.defense.naive import lockstep, whole_network
+from fastdef.evaluation import Strengths, evaluate_strengths
 
 ASSETS = Path(fastdef.__file__).parent / "assets"
 EPS = 8 / 255
+STRENGTHS_ON = 256  # images that the AFA model is attacked on
 TIMED = 64  # images that both loops smooth for the clock: one full batch of the naive loop
 REPEATS = 3
 
@@ -37,6 +39,7 @@ class Demo:
         defended: what the defense made of both.
         naive_seconds: the naive loop on ``TIMED`` attacked images, median.
         seconds: ours on the same, median.
+        afa: the shipped AFA model under attacks of every strength.
     """
 
     defense: ActiveDefense
@@ -48,6 +51,7 @@ class Demo:
     defended: tuple[Defended, Defended]
     naive_seconds: float
     seconds: float
+    afa: Strengths
 
     def accuracy(self, logits: Tensor) -> float:
         """Share of right answers."""
@@ -71,6 +75,7 @@ class Demo:
             "converged": float(converged.float().mean()),
             "attack": "PGD-20 on the undefended classifier, eps 8/255",
             "defense": self.defense.config(),
+            "afa": self.afa.to_json(),
             "device": str(self.images.device),
             "threads": torch.get_num_threads(),
             "versions": {"fastdef": fastdef.__version__, "torch": torch.__version__},
@@ -78,7 +83,7 @@ class Demo:
 
 
 def run(*, count: int = 512, model: Path = ASSETS / "smoothing.safetensors", step: Callable[[str], object]) -> Demo:
-    """Attack, defend and time the shipped classifier.
+    """Attack, defend and time the shipped classifier, and attack the shipped AFA model.
 
     Args:
         count: test images used, of the 512 that are shipped.
@@ -102,8 +107,10 @@ def run(*, count: int = 512, model: Path = ASSETS / "smoothing.safetensors", ste
     recovered = defense.defend(attacked)
     step("timing: the naive loop and ours on the same images")
     naive_seconds, seconds = _time(defense, attacked[:TIMED])
+    step("AFA: attacks of every strength on the other classifier")
+    afa = evaluate_strengths(load(ASSETS / "afa.safetensors").model, dataset.take(STRENGTHS_ON), parts=False)
     return Demo(
-        defense, images, attacked, labels, dataset.classes, undefended, (clean, recovered), naive_seconds, seconds
+        defense, images, attacked, labels, dataset.classes, undefended, (clean, recovered), naive_seconds, seconds, afa
     )
 
 

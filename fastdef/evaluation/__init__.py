@@ -7,3 +7,8 @@ from fastdef.evaluation.attack import accuracy as accuracy
 from fastdef.evaluation.attack import attacked_batches as attacked_batches
 from fastdef.evaluation.evaluate import Evaluation as Evaluation
 from fastdef.evaluation.evaluate import evaluate as evaluate
+from fastdef.evaluation.figure import draw_strengths as draw_strengths
+from fastdef.evaluation.strengths import Strengths as Strengths
+from fastdef.evaluation.strengths import evaluate_strengths as evaluate_strengths
+from fastdef.evaluation.strengths import rounds as rounds
+from fastdef.evaluation.strengths import views as views

@@ -15,7 +15,8 @@ def convert_to_multi_bn(model: nn.Module, branches: int) -> nn.Module:
     """Lift every ``BatchNorm2d`` of ``model`` to K branches that all start as the batch norm they replace.
 
     In place, unless the model is itself a batch norm. Parameters keep device, dtype and ``requires_grad``, modules
-    keep their mode; a batch norm used in two places becomes one K-branch batch norm used in both.
+    keep their mode; a batch norm used in two places becomes one K-branch batch norm used in both. Until ``set_branch``
+    or ``branch`` says otherwise a batch takes branch 0, so the model answers as it did.
 
     Args:
         model: any model.
@@ -40,6 +41,26 @@ def convert_to_multi_bn(model: nn.Module, branches: int) -> nn.Module:
         raise ValueError(f"convert_to_multi_bn needs a model with a BatchNorm2d, got a {type(model).__name__}")
     model = replace_modules(model, replacements)
     record_conversion(model, name="multi_bn", branches=branches)
+    return model
+
+
+def keep_branch(model: nn.Module, k: int) -> nn.Module:
+    """Undo ``convert_to_multi_bn``: a plain ``BatchNorm2d`` with a copy of branch k in place of each K-branch one.
+
+    In place, unless the model is itself a batch norm.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: if it has no ``MultiBatchNorm2d``, or one without such a branch; nothing changes then.
+    """
+    replacements: dict[nn.Module, nn.Module] = {layer: layer.to_batch_norm(k) for layer in _layers(model)}
+    model = replace_modules(model, replacements)
+    architecture = getattr(model, "architecture", None)
+    if isinstance(architecture, dict):
+        kept = [conversion for conversion in architecture["conversions"] if conversion["name"] != "multi_bn"]
+        architecture["conversions"] = kept
     return model
 
 

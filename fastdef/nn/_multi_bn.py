@@ -10,7 +10,7 @@ from torch import Tensor, nn
 class MultiBatchNorm2d(nn.Module):
     """K batch norms side by side, each with its own statistics and affine, on the segments of one batch.
 
-    With the active branches (b_0, ..., b_{S-1}), by default all K, a batch of S * B images is S segments of B, and
+    With the active branches (b_0, ..., b_{S-1}), at first 0 alone, a batch of S * B images is S segments of B, and
 
         out[s * B : (s + 1) * B] = BN_{b_s}(x[s * B : (s + 1) * B])
 
@@ -56,7 +56,7 @@ class MultiBatchNorm2d(nn.Module):
             if type(size) is not int or size < 1:
                 raise ValueError(f"MultiBatchNorm2d needs {name} to be a positive integer, got {size!r}")
         self.num_features, self.branches, self.eps, self.momentum = num_features, branches, eps, momentum
-        self.active = tuple(range(branches))
+        self.active: tuple[int, ...] = (0,)
         ones = torch.ones(branches, num_features, device=device, dtype=dtype)
         self.weight = nn.Parameter(ones.clone())
         self.bias = nn.Parameter(torch.zeros_like(ones))

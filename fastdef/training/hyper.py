@@ -10,13 +10,14 @@ SCHEDULES = ("onecycle", "step")
 
 @dataclass(frozen=True)
 class Hyper:
-    """SGD with Nesterov momentum, under a schedule.
+    """SGD with momentum, under a schedule.
 
     Attributes:
         epochs: times through the data.
         batch_size: images a step.
         lr: largest learning rate.
         momentum: of SGD.
+        nesterov: Nesterov's form of it.
         weight_decay: of SGD, on all weights.
         schedule: "onecycle": linear up over ``warmup`` of the steps, then a cosine down to 0; "step": times
             ``decay`` at each milestone.
@@ -38,6 +39,7 @@ class Hyper:
     batch_size: int = 128
     lr: float = 0.1
     momentum: float = 0.9
+    nesterov: bool = True
     weight_decay: float = 5e-4
     schedule: str = "onecycle"
     warmup: float = 0.25

@@ -35,7 +35,7 @@ class Run:
             self._weights,
             lr=hyper.lr,
             momentum=hyper.momentum,
-            nesterov=hyper.momentum > 0,
+            nesterov=hyper.nesterov and hyper.momentum > 0,
             weight_decay=hyper.weight_decay,
         )
         self._average = Average(method.model, hyper.ema) if hyper.ema else None
@@ -57,7 +57,7 @@ class Run:
             number = epoch * len(batches) + step
             for group in self.optimizer.param_groups:
                 group["lr"] = self.hyper.rate(number, len(batches))
-            for name, value in self._step(images, labels, number).items():
+            for name, value in self.step(images, labels, number).items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value
             if step % _LOOK_EVERY == _LOOK_EVERY - 1 or step == len(batches) - 1:
                 figures = {name: float(value) / (step + 1) for name, value in sums.items()}
@@ -74,7 +74,8 @@ class Run:
         self.method.settle(model, first)
         return model.eval()
 
-    def _step(self, images: Tensor, labels: Tensor, number: int) -> dict[str, Tensor]:
+    def step(self, images: Tensor, labels: Tensor, number: int) -> dict[str, Tensor]:
+        """One step on one batch, the ``number``-th of the run; returns its () figures."""
         hyper = self.hyper
         images = images.contiguous(memory_format=torch.channels_last)
         # Two contexts: autocast keeps the weights it has cast, and those of one without a gradient have none.

@@ -5,7 +5,7 @@ import torch
 
 import fastdef.cli
 from fastdef.checkpoint import load
-from fastdef.cli._shared import channel_statistics
+from fastdef.cli._training import channel_statistics
 from fastdef.data import Dataset, write_idx
 from fastdef.nn import WideResNet
 

@@ -10,6 +10,7 @@ from fastdef.nn import (
     branch,
     build,
     convert_to_multi_bn,
+    keep_branch,
     parse_architecture,
     set_branch,
 )
@@ -26,6 +27,8 @@ def test_a_lifted_model_gives_each_segment_what_the_model_gave_it():
     lifted = convert_to_multi_bn(model, 3)
 
     assert lifted is model
+    assert torch.equal(lifted(images), expected)  # before any branch is chosen
+    set_branch(lifted, None)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in lifted.modules())
     assert not any(module.training for module in lifted.modules())
     torch.testing.assert_close(lifted(torch.cat([images] * 3)), torch.cat([expected] * 3))
@@ -61,7 +64,8 @@ def test_a_batch_of_segments_has_the_gradient_of_one_branch_after_another():
     model = convert_to_multi_bn(build(TINY).double(), 3)
     x, y = torch.rand(6, 3, 8, 8, dtype=torch.float64), torch.arange(6)
 
-    F.cross_entropy(model(x), y).backward()
+    with branch(model, None):
+        F.cross_entropy(model(x), y).backward()
     together = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
     for k, (images, labels) in enumerate(zip(x.chunk(3), y.chunk(3), strict=True)):
@@ -93,7 +97,25 @@ def test_what_was_before_comes_back_after_an_error_too():
     with pytest.raises(ValueError, match="needs"), branch(model, 1):
         model(torch.zeros(3, 4, 2, 2))
 
-    assert model.active == (0, 1)
+    assert model.active == (0,)
+
+
+def test_the_branch_that_is_kept_answers_as_a_plain_model_of_the_plain_architecture():
+    model = convert_to_multi_bn(build(TINY), 3)
+    images = torch.rand(6, 3, 8, 8)
+    with branch(model, None):
+        model(images)  # the branches differ from here on
+    model.eval()
+    with branch(model, 1):
+        expected = model(images)
+
+    kept = keep_branch(model, 1)
+
+    assert torch.equal(kept(images), expected)
+    assert architecture_of(kept)["conversions"] == []
+    plain = build(architecture_of(kept)).eval()
+    plain.load_state_dict(kept.state_dict())
+    assert torch.equal(plain(images), expected)
 
 
 def test_a_refused_choice_changes_no_layer():

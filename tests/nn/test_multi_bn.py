@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastdef.nn import MultiBatchNorm2d
+from fastdef.nn import MultiBatchNorm2d, set_branch
 
 
 def separate(branches, channels, **options):
@@ -19,6 +19,13 @@ def separate(branches, channels, **options):
 def stacked(plain, **options):
     multi = MultiBatchNorm2d(plain[0].num_features, len(plain), **options)
     multi.load_state_dict({key: torch.stack([p.state_dict()[key] for p in plain]) for key in plain[0].state_dict()})
+    set_branch(multi, None)
+    return multi
+
+
+def all_active(branches):
+    multi = MultiBatchNorm2d(3, branches)
+    set_branch(multi, None)
     return multi
 
 
@@ -136,7 +143,7 @@ def test_a_branch_goes_out_as_a_plain_batch_norm_and_comes_back():
     ("call", "message"),
     [
         (lambda: MultiBatchNorm2d(3, 0), "branches to be a positive integer, got 0"),
-        (lambda: MultiBatchNorm2d(3, 5)(torch.zeros(6, 3, 2, 2)), "5 equal segments.* got 6 images"),
+        (lambda: all_active(5)(torch.zeros(6, 3, 2, 2)), "5 equal segments.* got 6 images"),
         (lambda: MultiBatchNorm2d(3, 1)(torch.zeros(6, 4, 2, 2)), r"\(N, 3, H, W\), got \(6, 4, 2, 2\)"),
         (lambda: MultiBatchNorm2d(3, 2).to_batch_norm(2), r"branches out of 0 to 1, got \(2,\)"),
         (lambda: MultiBatchNorm2d.from_batch_norm(nn.BatchNorm2d(3, affine=False), 2), "affine and running statistics"),

@@ -1,0 +1,132 @@
+"""``fastdef train afa``: adversarial training with branches, and the plain methods it is held against."""
+
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from fastdef.cli._shared import DEFAULT_DEVICE, Data, Device, Download, Limit, Root, check_device
+from fastdef.cli._training import (
+    Architecture,
+    Augment,
+    BatchSize,
+    Bf16,
+    Clip,
+    Compile,
+    Normalize,
+    Out,
+    Resume,
+    Schedule,
+    Seed,
+    TrainingBar,
+    WeightDecay,
+    build_model,
+    load_train,
+    parse_milestones,
+    wrote,
+)
+from fastdef.losses import PGDAT, RECIPES
+from fastdef.training import STRENGTHS, Hyper, train_branches, train_fusing
+from fastdef.training.state import FILE
+
+STANDARD = "standard"
+
+
+def afa(
+    data: Data,
+    architecture: Architecture,
+    out: Out,
+    root: Root = None,
+    download: Download = False,
+    method: Annotated[str, typer.Option(help="pgd-at, trades, mart, iat; or standard, with one branch")] = "pgd-at",
+    branches: Annotated[int, typer.Option(help="2, 3, 5 or 9; 1: the method alone, at 8/255, without stage II")] = 5,
+    placement: Annotated[str, typer.Option(help="of the weight generator: shared or layerwise")] = "shared",
+    epochs: Annotated[int, typer.Option(min=1, help="of stage I")] = 100,
+    fusing_epochs: Annotated[int, typer.Option(min=1, help="of stage II")] = 20,
+    batch_size: BatchSize = 128,
+    lr: Annotated[float, typer.Option(help="of stage I; the paper has 0.01 for SVHN")] = 0.1,
+    fusing_lr: Annotated[float, typer.Option(help="of stage II; the paper has 0.001 for SVHN")] = 0.01,
+    weight_decay: WeightDecay = 5e-4,
+    schedule: Schedule = "step",
+    milestones: Annotated[str, typer.Option(help="epochs at which stage I's step schedule falls")] = "75,90",
+    fusing_milestones: Annotated[str, typer.Option(help="and stage II's")] = "10",
+    clip: Clip = 0.0,
+    sequential: Annotated[bool, typer.Option("--sequential", help="Algorithm 1 as written, branch by branch")] = False,
+    layer: Annotated[str, typer.Option(help="the layer whose output is smoothed, where --delta is given")] = "block1",
+    delta: Annotated[float | None, typer.Option(help="bound of a feature smoothing loss added to stage I")] = None,
+    normalize: Normalize = True,
+    augment: Augment = True,
+    limit: Limit = None,
+    compile: Compile = False,
+    bf16: Bf16 = None,
+    device: Device = DEFAULT_DEVICE,
+    seed: Seed = 0,
+    resume: Resume = False,
+) -> None:
+    """AFA: a branch for each attack strength (stage I), then the generator that mixes the outermost (stage II)."""
+    place = check_device(device)
+    hyper = Hyper(
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        nesterov=False,
+        weight_decay=weight_decay,
+        schedule=schedule,
+        milestones=parse_milestones(milestones),
+        clip=clip,
+        bf16=place.type == "cuda" if bf16 is None else bf16,
+        compile=compile,
+        seed=seed,
+    )
+    fusing = replace(hyper, epochs=fusing_epochs, lr=fusing_lr, milestones=parse_milestones(fusing_milestones))
+    recipe, strengths = _recipe(method, branches)
+    dataset, validation = load_train(data, root=root, download=download, limit=limit, device=place)
+    model = build_model(architecture, dataset, normalize=normalize, seed=seed, device=place)
+    folder = out if branches == 1 else out / "stage1"
+    resume_fusing = branches > 1 and (out / FILE).is_file()
+    if resume_fusing and not resume:  # before the hours of stage I
+        raise ValueError(f"{out} holds a run already; resume it, or give another folder")
+    steps = max(1, len(dataset) // batch_size)
+    with TrainingBar(epochs, steps, folder) as bar:
+        figures = train_branches(
+            model,
+            dataset,
+            validation,
+            hyper,
+            folder,
+            recipe=recipe,
+            strengths=strengths,
+            sequential=sequential,
+            smoothed=None if delta is None else {"layer": layer, "delta": delta},
+            augment=augment,
+            resume=resume,
+            progress=bar.update,
+        )
+    if branches > 1:
+        with TrainingBar(fusing_epochs, steps, out) as bar:
+            figures = train_fusing(
+                model,
+                dataset,
+                validation,
+                fusing,
+                out,
+                strengths=strengths,
+                placement=placement,
+                augment=augment,
+                resume=resume and resume_fusing,
+                progress=bar.update,
+            )
+    wrote(out / "model.safetensors", figures)
+
+
+def _recipe(method: str, branches: int) -> tuple[PGDAT, list[float]]:
+    """The adversarial loss, and the strengths of the branches in pixel units."""
+    if branches not in STRENGTHS:
+        raise ValueError(f"--branches needs one of {', '.join(map(str, STRENGTHS))}, got {branches}")
+    if method == STANDARD:
+        if branches != 1:
+            raise ValueError(f"--method standard attacks nothing and needs --branches 1, got {branches}")
+        return PGDAT(), [0.0]
+    if method not in RECIPES:
+        raise ValueError(f"--method needs one of {', '.join([*RECIPES, STANDARD])}, got {method!r}")
+    return RECIPES[method](), [xi / 255 for xi in STRENGTHS[branches]]

@@ -1,0 +1,91 @@
+"""``fastdef train smoothing``: standard training with the feature smoothing loss."""
+
+from typing import Annotated
+
+import typer
+
+from fastdef.cli._shared import DEFAULT_DEVICE, Data, Device, Download, Limit, Root, check_device
+from fastdef.cli._training import (
+    Architecture,
+    Augment,
+    BatchSize,
+    Bf16,
+    Clip,
+    Compile,
+    Normalize,
+    Out,
+    Resume,
+    Schedule,
+    Seed,
+    TrainingBar,
+    WeightDecay,
+    build_model,
+    load_train,
+    parse_milestones,
+    wrote,
+)
+from fastdef.training import Hyper, train_smoothing
+
+
+def smoothing(
+    data: Data,
+    architecture: Architecture,
+    out: Out,
+    root: Root = None,
+    download: Download = False,
+    epochs: Annotated[int, typer.Option(min=1)] = 15,
+    batch_size: BatchSize = 128,
+    lr: Annotated[float, typer.Option(help="largest learning rate; 0.2 has collapsed the features")] = 0.05,
+    weight_decay: WeightDecay = 5e-4,
+    schedule: Schedule = "onecycle",
+    milestones: Annotated[str, typer.Option(help="epochs at which a step schedule falls")] = "75,90",
+    clip: Clip = 0.0,
+    ema: Annotated[float, typer.Option(min=0, help="decay of the weights' average, 0 for none")] = 0.0,
+    layer: Annotated[str, typer.Option(help="the layer whose output is smoothed")] = "block1",
+    delta: Annotated[float, typer.Option(help="bound of the smoothing loss; 0 for standard training")] = 0.02,
+    sigma: Annotated[float, typer.Option(help="noise of the defense")] = 0.075,
+    beta: Annotated[float, typer.Option(help="step size of the defense")] = 80.0,
+    ratio: Annotated[float, typer.Option(help="the defense's threshold over the clean L_F")] = 0.92,
+    normalize: Normalize = True,
+    augment: Augment = True,
+    limit: Limit = None,
+    compile: Compile = False,
+    bf16: Bf16 = None,
+    device: Device = DEFAULT_DEVICE,
+    seed: Seed = 0,
+    resume: Resume = False,
+) -> None:
+    """Standard training with the feature smoothing loss, then a calibrated Active Defense."""
+    place = check_device(device)
+    hyper = Hyper(
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        weight_decay=weight_decay,
+        schedule=schedule,
+        milestones=parse_milestones(milestones),
+        clip=clip,
+        ema=ema,
+        bf16=place.type == "cuda" if bf16 is None else bf16,
+        compile=compile,
+        seed=seed,
+    )
+    dataset, validation = load_train(data, root=root, download=download, limit=limit, device=place)
+    model = build_model(architecture, dataset, normalize=normalize, seed=seed, device=place)
+    with TrainingBar(epochs, max(1, len(dataset) // batch_size), out) as bar:
+        figures = train_smoothing(
+            model,
+            dataset,
+            validation,
+            hyper,
+            out,
+            layer=layer,
+            delta=delta,
+            sigma=sigma,
+            beta=beta,
+            ratio=ratio,
+            augment=augment,
+            resume=resume,
+            progress=bar.update,
+        )
+    wrote(out / "model.safetensors", figures)

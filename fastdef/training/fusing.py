@@ -1,0 +1,100 @@
+"""Stage II of AFA: the weight generator learns to mix the two branches that are left."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastdef.attacks import crafting, projected_ascent
+from fastdef.data import Dataset
+from fastdef.losses import PGDAT, classification
+from fastdef.nn import WeightGenerator, architecture_of, fusing_weights
+from fastdef.training.validation import attacked
+
+
+class Fusing:
+    """Cross-entropy of images of mixed strengths, which the model is not told; only the weight generators learn.
+
+    Each image gets a strength by chance, and is attacked with PGD-10 through the whole model, generators included.
+
+    Args:
+        model: made by ``convert_to_afa``.
+        strengths: what an image's strength is drawn from, in pixel units; the paper does not say from what.
+        compile: run the attack's forward and backward through torch.compile.
+
+    Raises:
+        ValueError: if the model has no weight generator, or a strength is negative.
+    """
+
+    def __init__(self, model: nn.Module, strengths: Sequence[float], *, compile: bool = False) -> None:
+        if not strengths or min(strengths) < 0:
+            raise ValueError(f"Fusing needs strengths from 0 up, got {tuple(strengths)}")
+        self.model = model
+        self.strengths = tuple(strengths)
+        self._generators = [module for module in model.modules() if isinstance(module, WeightGenerator)]
+        if not self._generators:
+            raise ValueError(f"Fusing needs a model made by convert_to_afa, got a {type(model).__name__} that was not")
+        self._recipe = PGDAT()
+        self._objective = torch.compile(self._inner, fullgraph=True, dynamic=False) if compile else self._inner
+
+    def config(self) -> dict[str, Any]:
+        """Name and parameters."""
+        strengths = [round(xi * 255, 6) for xi in self.strengths]
+        return {"name": "afa stage II", "strengths": strengths, "model": architecture_of(self.model)}
+
+    def trained(self) -> Iterable[nn.Parameter]:
+        """The generators' weights."""
+        return [weight for generator in self._generators for weight in generator.parameters()]
+
+    def running(self) -> nullcontext[None]:
+        """Nothing."""
+        return nullcontext()
+
+    def training_mode(self) -> None:
+        """The generators train; the rest is as it is when it runs."""
+        self.model.eval()
+        for generator in self._generators:
+            generator.train()
+
+    def prepare(self, images: Tensor, labels: Tensor, *, seed: int) -> tuple[Tensor, ...]:
+        """Images attacked by a strength of chance each."""
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.randint(len(self.strengths), (len(images),), generator=generator)
+        eps = torch.tensor(self.strengths, dtype=images.dtype)[chosen].to(images.device).view(-1, 1, 1, 1)
+        with crafting(self.model):
+            crafted = projected_ascent(
+                lambda x: self._objective(x, labels),
+                images,
+                eps=eps,
+                step=eps * self._recipe.step,
+                steps=self._recipe.steps,
+                start=self._recipe.start(images, eps, generator).clamp(0, 1),
+            )
+        return crafted, labels
+
+    def loss(self, *prepared: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy."""
+        images, labels = prepared
+        return classification(self.model(images), labels), {}
+
+    def settle(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Leave all statistics as they are."""
+
+    def validate(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
+        """Accuracy of the whole model, clean and under the strongest attack, and the mean W1 of each."""
+        figures: dict[str, float] = {}
+        for prefix, w1, eps in (("", "clean_w1", 0.0), ("robust_", "attacked_w1", max(self.strengths))):
+            right = weight = count = 0.0
+            for images, labels in attacked(model, dataset, eps):
+                with torch.no_grad():
+                    logits, w0 = fusing_weights(model, images)
+                right += float((logits.argmax(1) == labels).sum())
+                weight += float((1 - w0).mean(1).sum())
+                count += len(labels)
+            figures |= {f"{prefix}accuracy": right / count, w1: weight / count}
+        return figures
+
+    def _inner(self, x: Tensor, labels: Tensor) -> Tensor:
+        return self._recipe.inner(self.model(x), labels, None)
