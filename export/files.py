@@ -16,6 +16,7 @@ from torch.export import Dim
 
 from fastdef.checkpoint import Checkpoint, writing_aside
 from fastdef.defense import ActiveDefense
+from fastdef.export.arithmetic_noise import translations
 from fastdef.export.modules import DefendedClassifier, NoisedClassifier, Probabilities, Steps
 
 OPSET = 20
@@ -37,9 +38,10 @@ class _Artefact:
 def export_onnx(checkpoint: Checkpoint, folder: Path, *, shape: tuple[int, int, int]) -> list[Path]:
     """Write ``classifier.onnx``, with an Active Defense ``defended.onnx``, ``noised.onnx`` and ``step.onnx`` too.
 
-    ``defended.onnx`` is everything: it takes images, an id for each, and a seed, and makes the noise, the loop and the
-    classification with standard operators alone. ``noised.onnx`` takes the noise as an input instead. ``step.onnx`` is
-    a few masked steps without control flow, to be driven from outside. ``model.json`` describes them all.
+    ``defended.onnx`` is everything: it takes images, an id and a seed for each, and makes the noise, the loop and the
+    classification with standard operators alone; every input has a batch, so that a server may join requests.
+    ``noised.onnx`` takes the noise as an input instead. ``step.onnx`` is a few masked steps without control flow, to be
+    driven from outside. ``model.json`` describes them all.
 
     Args:
         checkpoint: from :func:`fastdef.load`, on the CPU.
@@ -67,13 +69,13 @@ def export_onnx(checkpoint: Checkpoint, folder: Path, *, shape: tuple[int, int, 
     files = {}
     for artefact in _artefacts(checkpoint, shape):
         path = folder / f"{artefact.name}.onnx"
-        content = _serialise(artefact, described)
+        content, outputs = _serialise(artefact, described)
         with writing_aside(path) as aside:
             aside.write_bytes(content)
         files[path.name] = {
             "sha256": hashlib.sha256(content).hexdigest(),
             "inputs": {name: _describe(value) for name, value in artefact.inputs.items()},
-            "outputs": list(artefact.outputs),
+            "outputs": outputs,
         }
     with writing_aside(folder / MANIFEST) as aside:
         aside.write_text(json.dumps({**described, "files": files}, indent=1) + "\n")
@@ -92,17 +94,18 @@ def _artefacts(checkpoint: Checkpoint, shape: tuple[int, int, int]) -> Iterator[
     yield _Artefact("step", Steps(step, STEPS_A_CALL), state, ("images_out", "steps_out", "loss", "running"))
     noise = torch.zeros(3, defense.outer_loops, *shape)
     yield _Artefact("noised", NoisedClassifier(defense, step), {"images": images, "noise": noise}, _OUTPUTS)
-    given = {"images": images, "ids": torch.arange(3), "seed": torch.tensor(0)}
-    yield _Artefact("defended", DefendedClassifier(defense, step), given, _OUTPUTS)
+    given = {"images": images, "ids": torch.arange(3), "seed": torch.zeros(3, dtype=torch.int64)}
+    yield _Artefact("defended", DefendedClassifier(defense, step, shape), given, _OUTPUTS)
 
 
-def _serialise(artefact: _Artefact, described: dict[str, Any]) -> bytes:
+def _serialise(artefact: _Artefact, described: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    """The file, and what its outputs are."""
     import onnx
 
     batch = Dim("batch")
     dynamic = tuple({0: batch} if value.ndim else None for value in artefact.inputs.values())
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             program = torch.onnx.export(
                 artefact.module.eval(),
                 tuple(artefact.inputs.values()),
@@ -111,6 +114,7 @@ def _serialise(artefact: _Artefact, described: dict[str, Any]) -> bytes:
                 input_names=list(artefact.inputs),
                 output_names=list(artefact.outputs),
                 opset_version=OPSET,
+                custom_translation_table=translations(),
                 verbose=False,
             )
     except (torch.onnx.errors.OnnxExporterError, torch._dynamo.exc.UserError) as error:
@@ -124,12 +128,20 @@ def _serialise(artefact: _Artefact, described: dict[str, Any]) -> bytes:
     foreign = {node.domain for node in proto.graph.node} - {"", "ai.onnx"}
     if foreign:
         raise ValueError(f"cannot export {artefact.name}.onnx with standard operators, it needs {', '.join(foreign)}")
-    return proto.SerializeToString(deterministic=True)
+    outputs = {value.name: _describe_output(value.type.tensor_type) for value in proto.graph.output}
+    return proto.SerializeToString(deterministic=True), outputs
 
 
 def _describe(value: Tensor) -> dict[str, Any]:
     shape = ["batch", *value.shape[1:]] if value.ndim else []
     return {"shape": shape, "dtype": str(value.dtype).removeprefix("torch.")}
+
+
+def _describe_output(tensor: Any) -> dict[str, Any]:
+    import onnx
+
+    sizes = [dim.dim_value or "batch" for dim in tensor.shape.dim]  # the one size that is not fixed
+    return {"shape": sizes, "dtype": str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))}
 
 
 def _versions() -> dict[str, str]:
@@ -140,7 +152,7 @@ def _versions() -> dict[str, str]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The exporter warns of its own inner workings, and logs what it will not register."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -5,37 +5,30 @@ from torch import Tensor, nn
 from torch._higher_order_ops import while_loop
 
 from fastdef.defense import ActiveDefense
-from fastdef.defense.noise import uniform_noise
 from fastdef.defense.slots import MaskedStep
+from fastdef.export.arithmetic_noise import ArithmeticNoise
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 class DefendedClassifier(nn.Module):
-    """Algorithm 1 whole: images, ids and a seed in; the noise is :func:`uniform_noise`, as in PyTorch.
+    """Algorithm 1 whole: images, and of each an id and a seed, in; the noise is that of :class:`ActiveDefense`.
 
     Outputs, for N images: probabilities (N, classes) averaged over the outer loops, steps (N,) int32 of all loops
     together, converged (N,) bool, loss (N,) the largest, smoothed (N, C, H, W) of the first loop.
     """
 
-    def __init__(self, defense: ActiveDefense, step: MaskedStep) -> None:
+    def __init__(self, defense: ActiveDefense, step: MaskedStep, shape: tuple[int, int, int]) -> None:
         super().__init__()
+        self.noise = ArithmeticNoise(shape, sigma=defense.sigma)
         self.loop = _Loop(defense, step)
         self.loops = defense.outer_loops
-        self.sigma = defense.sigma
 
     def forward(self, images: Tensor, ids: Tensor, seed: Tensor) -> Outputs:
-        """(N, C, H, W) float32 in [0, 1], (N,) int64 ids, () int64 seed -> see the class."""
-        loops = torch.arange(self.loops, device=ids.device)
-        repeated = images.repeat_interleave(self.loops, dim=0)
-        noise = uniform_noise(
-            ids.repeat_interleave(self.loops),
-            (torch.zeros_like(ids)[:, None] + loops).flatten(),
-            images.shape[1:],
-            seed=seed,
-            sigma=self.sigma,
-        )
-        return self.loop(repeated + noise)
+        """(N, C, H, W) float32 in [0, 1], (N,) int64 ids and seeds -> see the class."""
+        loops = torch.arange(self.loops, device=ids.device).expand(ids.shape[0], -1).flatten()
+        noise = self.noise(ids.repeat_interleave(self.loops), loops, seed.repeat_interleave(self.loops))
+        return self.loop(images.repeat_interleave(self.loops, dim=0) + noise)
 
 
 class NoisedClassifier(nn.Module):

@@ -5,13 +5,15 @@ from typing import Annotated
 
 import typer
 
-from fastdef.checkpoint import load
+from fastdef.checkpoint import Checkpoint, load
 from fastdef.cli._shared import image_shape
 from fastdef.data import load_dataset
 from fastdef.demo.run import ASSETS
 from fastdef.evaluation import Attack
 from fastdef.export.files import export_onnx
 from fastdef.export.parity import check_parity
+from fastdef.export.tensorrt_engines import EngineOptions, export_engines, tensorrt
+from fastdef.export.triton_repository import write_repository
 
 
 def export(
@@ -22,21 +24,53 @@ def export(
     data: Annotated[str, typer.Option(help="data set to check on")] = "fashion-mnist",
     root: Annotated[Path, typer.Option(help="folder that holds it; the shipped images if not given")] = ASSETS,
     limit: Annotated[int, typer.Option(min=1, help="images to check on")] = 64,
+    format: Annotated[str, typer.Option(help="onnx, or tensorrt: engines of the same files too")] = "onnx",
+    batches: Annotated[str, typer.Option(help="smallest, best and largest batch of the engines")] = "1,64,256",
+    version_compatible: Annotated[bool, typer.Option(help="engines that later TensorRTs take too")] = False,
+    hardware_compatible: Annotated[bool, typer.Option(help="engines for all GPUs from Ampere on")] = False,
+    timing_cache: Annotated[Path | None, typer.Option(help="file that TensorRT keeps measured kernels in")] = None,
+    triton_repository: Annotated[Path | None, typer.Option(help="also a repository for Triton's server, here")] = None,
+    name: Annotated[str, typer.Option(help="of the model on that server")] = "fastdef",
 ) -> None:
     """Write classifier.onnx and, for a model with an Active Defense, defended.onnx, noised.onnx and step.onnx."""
+    if format not in ("onnx", "tensorrt"):
+        raise ValueError(f"--format needs to be onnx or tensorrt, got {format!r}")
+    options = EngineOptions(_batches(batches), version_compatible, hardware_compatible, timing_cache)
+    if format == "tensorrt":
+        tensorrt()  # before the work
     checkpoint = load(model)
     shape = image_shape(checkpoint, size)
     for path in export_onnx(checkpoint, out, shape=shape):
         typer.echo(f"wrote {path} ({path.stat().st_size / 2**20:.1f} MiB)")
-    if not check or checkpoint.defense is None:
-        return
+    if format == "tensorrt":
+        for path in export_engines(out, options=options):
+            typer.echo(f"wrote {path} ({path.stat().st_size / 2**20:.1f} MiB)")
+    if triton_repository is not None:
+        typer.echo(f"wrote {write_repository(out, triton_repository, name=name)}")
+    if check:
+        _check(checkpoint, out, shape, data, root, limit)
+
+
+def _batches(text: str) -> tuple[int, int, int]:
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 3 or not all(part.isascii() and part.isdigit() for part in parts):
+        raise ValueError(f"--batches needs three sizes separated by commas, such as 1,64,256, got {text!r}")
+    return int(parts[0]), int(parts[1]), int(parts[2])
+
+
+def _check(checkpoint: Checkpoint, out: Path, shape: tuple[int, int, int], data: str, root: Path, limit: int) -> None:
+    """Print how the files compare with PyTorch on clean and on attacked images.
+
+    Raises:
+        ValueError: at the first that does not answer alike.
+    """
     dataset = load_dataset(data, "test", root=root).take(limit)
     if dataset.images.shape[1:] != shape:
         raise ValueError(f"--data needs images of {shape}, as the model has, got {tuple(dataset.images.shape[1:])}")
     images = dataset.floats(0, len(dataset))
     attacked = Attack()(checkpoint.model, images, dataset.labels)
     for name, given in (("clean", images), ("attacked", attacked)):
-        parity = check_parity(checkpoint, out, given)
-        typer.echo(f"{name}: {parity}")
-        if not parity.holds:
-            raise ValueError(f"the exported files do not answer as PyTorch does on {name} images: {parity}")
+        for finding in check_parity(checkpoint, out, given):
+            typer.echo(f"{len(given)} {name} images, {finding}")
+            if not finding.holds:
+                raise ValueError(f"the exported files do not answer as PyTorch does on {name} images; first: {finding}")

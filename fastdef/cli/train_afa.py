@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Annotated
 
 import typer
+from torch import nn
 
 from fastdef.cli._shared import DEFAULT_DEVICE, Data, Device, Download, Limit, Root, check_device
 from fastdef.cli._training import (
@@ -26,6 +27,7 @@ from fastdef.cli._training import (
     wrote,
 )
 from fastdef.losses import PGDAT, RECIPES
+from fastdef.nn import architecture_of, check_architecture
 from fastdef.training import STRENGTHS, Hyper, train_branches, train_fusing
 from fastdef.training.state import FILE
 
@@ -86,6 +88,7 @@ def afa(
     resume_fusing = branches > 1 and (out / FILE).is_file()
     if resume_fusing and not resume:  # before the hours of stage I
         raise ValueError(f"{out} holds a run already; resume it, or give another folder")
+    _check_conversions(model, branches, placement)
     steps = max(1, len(dataset) // batch_size)
     with TrainingBar(epochs, steps, folder) as bar:
         figures = train_branches(
@@ -117,6 +120,13 @@ def afa(
                 progress=bar.update,
             )
     wrote(out / "model.safetensors", figures)
+
+
+def _check_conversions(model: nn.Module, branches: int, placement: str) -> None:
+    """Whether stage II will take the model, asked before the hours of stage I; nothing is allocated."""
+    if branches > 1:
+        lifted, fused = {"name": "multi_bn", "branches": branches}, {"name": "afa", "placement": placement}
+        check_architecture({**architecture_of(model), "conversions": [lifted, fused]})
 
 
 def _recipe(method: str, branches: int) -> tuple[PGDAT, list[float]]:

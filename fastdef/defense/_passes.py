@@ -104,6 +104,17 @@ def drop_detach(graph: GraphModule) -> None:
     _clean(graph)
 
 
+def free_batch(graph: GraphModule) -> None:
+    """Let a view or an expansion that kept the batch keep any: the number it was traced with becomes -1."""
+    for node in graph.graph.nodes:
+        if node.target not in (aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.expand.default):
+            continue
+        source, sizes = node.args[0], list(node.args[1])
+        if sizes and -1 not in sizes and source.meta["val"].shape[:1] == torch.Size(sizes[:1]):
+            node.args = (source, [-1, *sizes[1:]], *node.args[2:])
+    _clean(graph)
+
+
 def unroll_convolution_backward(graph: GraphModule) -> None:
     """Write a convolution's input gradient as a convolution of the gradient.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastdef._check import check_images, check_positive
 from fastdef.checkpoint import Checkpoint
-from fastdef.defense.engine import Engine
+from fastdef.defense.engine import Engine, bucket_sizes
 from fastdef.defense.noise import uniform_noise
 from fastdef.defense.pipeline import Answer, Pipeline, Request, deadline_after
 from fastdef.defense.results import Defended, Smoothed
@@ -92,7 +92,7 @@ class ActiveDefense(nn.Module):
         self.outer_loops = outer_loops
         self.seed = secrets.randbits(63) if seed is None else seed
         self.slots = slots
-        self.sizes = [slots] if deterministic else _bucket_sizes(slots)
+        self.sizes = [slots] if deterministic else bucket_sizes(slots)
         self.tally = Tally()
         self._engine = Engine(model, layer, solver=solver or Gradient(beta), dtype=dtype, compile=compile, clamp=clamp)
         self.train(False)
@@ -321,14 +321,6 @@ class ActiveDefense(nn.Module):
         weight = next(self.model.parameters())
         state = torch.float64 if weight.dtype == torch.float64 else torch.float32
         return images.detach().to(device=weight.device, dtype=state)
-
-
-def _bucket_sizes(slots: int) -> list[int]:
-    """Slots, and quarters of it down to one: few enough to compile, close enough to waste little."""
-    sizes = [slots]
-    while sizes[0] > 1:
-        sizes.insert(0, max(1, sizes[0] // 4))
-    return sizes
 
 
 def _check_ids(ids: Tensor | None, count: int) -> Tensor:

@@ -71,7 +71,7 @@ class Engine:
         shape, dtype, device = key
         if device.type == "cuda":
             return GraphedSlots(self._step(key), torch.zeros(shape, dtype=dtype, device=device), every=_LOOK_EVERY)
-        chunk = _chunk(shape[0])
+        chunk = cpu_chunk(shape[0])
         step = self._step((torch.Size((chunk, *shape[1:])), dtype, device))
         return Slots(step, torch.zeros(shape, dtype=dtype, device=device), chunk=chunk)
 
@@ -96,7 +96,15 @@ class Engine:
         return tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
 
 
-def _chunk(size: int) -> int:
+def cpu_chunk(size: int) -> int:
     """The largest divisor of ``size`` up to ``_CPU_CHUNK``, or ``size`` where that is too small to be worth it."""
     divisor = max(n for n in range(1, min(size, _CPU_CHUNK) + 1) if size % n == 0)
     return divisor if divisor > _CPU_CHUNK // 4 else size
+
+
+def bucket_sizes(slots: int) -> list[int]:
+    """Slots, and quarters of it down to one: few enough to compile, close enough to waste little."""
+    sizes = [slots]
+    while sizes[0] > 1:
+        sizes.insert(0, max(1, sizes[0] // 4))
+    return sizes

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 _MASK = 0xFFFFFFFF
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_WEYL = (0x9E3779B9, 0xBB67AE85)
-_ROUNDS = 10
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+WEYL = (0x9E3779B9, 0xBB67AE85)
+ROUNDS = 10
 
 
 def uniform_noise(ids: Tensor, loops: Tensor, shape: tuple[int, ...], *, seed: int | Tensor, sigma: float) -> Tensor:
@@ -49,13 +49,13 @@ def uniform_noise(ids: Tensor, loops: Tensor, shape: tuple[int, ...], *, seed: i
 def _philox(counter: list[Tensor], *, key: tuple[int | Tensor, int | Tensor]) -> list[Tensor]:
     c0, c1, c2, c3 = counter
     k0, k1 = key
-    for _ in range(_ROUNDS):
-        product0, product1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]  # int64 wraps, and keeps all 64 bits
+    for _ in range(ROUNDS):
+        product0, product1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]  # int64 wraps, and keeps all 64 bits
         c0, c1, c2, c3 = (
             ((product1 >> 32) & _MASK) ^ c1 ^ k0,
             product1 & _MASK,
             ((product0 >> 32) & _MASK) ^ c3 ^ k1,
             product0 & _MASK,
         )
-        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+        k0, k1 = (k0 + WEYL[0]) & _MASK, (k1 + WEYL[1]) & _MASK
     return [c0, c1, c2, c3]

@@ -57,8 +57,15 @@ class Slots:
         slot_steps: evaluations that the device was asked for since ``clear``, one a slot and step.
     """
 
-    def __init__(self, step: Step, images: Tensor, *, chunk: int | None = None) -> None:
-        """Make empty slots for a batch like ``images``, (S, C, H, W), run ``chunk`` at a time.
+    def __init__(
+        self,
+        step: Step,
+        images: Tensor,
+        *,
+        chunk: int | None = None,
+        layout: torch.memory_format = torch.channels_last,
+    ) -> None:
+        """Make empty slots for a batch like ``images``, (S, C, H, W), run ``chunk`` at a time, kept in a ``layout``.
 
         In chunks that fit its caches a CPU is faster than on the whole, and needs a fraction of the memory. A chunk
         without an image is not run.
@@ -68,7 +75,7 @@ class Slots:
         self.slot_steps = 0
         self._chunk = chunk or self.size
         self._step = step
-        self._images = torch.zeros_like(images, memory_format=torch.channels_last)
+        self._images = torch.zeros_like(images, memory_format=layout)
         self._steps = torch.zeros(self.size, dtype=torch.int32, device=images.device)
         self._limits = torch.zeros_like(self._steps)
         self._loss = torch.zeros_like(self._images[:, 0, 0, 0])

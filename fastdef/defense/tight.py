@@ -22,7 +22,7 @@ Features = Callable[[Tensor], Tensor]
 
 
 class TightStep(nn.Module):
-    """images -> (loss, direction) of one batch shape, as one explicit graph.
+    """images -> (loss, direction), as one explicit graph.
 
     ``direction`` is M * dL_F/dt: the unscaled sign field, sign(F - m) - mean(sign(F - m)), carried back to the image.
     Scaling by beta / M is left to the update, in fp32, so that nothing underflows where the convolutions are fp16.
@@ -76,6 +76,7 @@ def tight_step(network: Features, example: Tensor, *, dtype: torch.dtype = torch
     _passes.drop_detach(graph)
     _passes.unroll_convolution_backward(graph)
     _passes.relu_masks(graph)
+    _passes.free_batch(graph)
     return TightStep(graph, features=shapes[0][1:].numel())
 
 

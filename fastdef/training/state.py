@@ -39,7 +39,7 @@ class State:
 
         content = {name: value.detach().cpu().contiguous().clone() for name, value in self.tensors.items()}
         parts = {"epochs": self.epochs, "config": self.config, "figures": self.figures}
-        metadata = {name: json.dumps(value, sort_keys=True) for name, value in parts.items()}
+        metadata = {name: json.dumps(value) for name, value in parts.items()}
         with writing_aside(folder / FILE) as aside:
             aside.write_bytes(save(content, metadata=metadata))
 

@@ -8,44 +8,33 @@ import onnx
 import pytest
 import torch
 
-from fastdef.checkpoint import Checkpoint, load, save
+from fastdef.checkpoint import Checkpoint
 from fastdef.defense import ActiveDefense
 from fastdef.export.engine import load_engine
 from fastdef.export.files import export_onnx
 from fastdef.export.parity import check_parity
-from fastdef.nn import architecture_of, build, parse_architecture
+from fastdef.nn import architecture_of, build, convert_to_afa, convert_to_multi_bn, parse_architecture
 
 SHAPE = (1, 12, 12)
 
 
-@pytest.fixture(scope="module")
-def images():
-    return torch.rand(9, *SHAPE, generator=torch.Generator().manual_seed(0))
+def test_the_exported_files_answer_as_pytorch_does_part_by_part_and_whole(checkpoint, folder, images):
+    found = check_parity(checkpoint, folder, images)
+
+    assert all(finding.holds for finding in found), "; ".join(map(str, found))
+    assert [finding.name for finding in found][-2:] == ["defended.onnx", "step.onnx, driven"]
+    assert found[-1].steps_equal == found[-2].steps_equal == 1
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory, images):
-    torch.manual_seed(0)
-    model = build(parse_architecture("wrn-10-1", num_classes=3, in_channels=1)).eval()
-    defense = ActiveDefense(model, beta=3.0, max_steps=40, outer_loops=2, compile=False)
-    defense.calibrate(images)
-    path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    save(path, model, architecture=architecture_of(model), classes=("a", "b", "c"), defense=defense.config())
-    return load(path)
+def test_the_first_part_that_differs_is_named(checkpoint, folder, images):
+    defense = {**checkpoint.defense, "beta": 2 * checkpoint.defense["beta"]}
+    other = Checkpoint(checkpoint.model, checkpoint.architecture, checkpoint.classes, defense, None)
 
+    found = check_parity(other, folder, images)
 
-@pytest.fixture(scope="module")
-def folder(checkpoint, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("exported")
-    export_onnx(checkpoint, folder, shape=SHAPE)
-    return folder
-
-
-def test_the_exported_file_answers_as_pytorch_does(checkpoint, folder, images):
-    parity = check_parity(checkpoint, folder, images)
-
-    assert parity.holds, str(parity)
-    assert parity.smoothed_apart < 1e-5
+    failing = [finding.name for finding in found if not finding.holds]
+    assert failing[0] == "step.onnx: images_out, over a step"
+    assert found[0].holds
 
 
 def test_the_noise_may_be_given_instead(checkpoint, folder, images):
@@ -84,7 +73,7 @@ def test_files_are_what_the_manifest_says(folder):
         model = onnx.load_from_string(content)
         assert hashlib.sha256(content).hexdigest() == file["sha256"]
         assert [given.name for given in model.graph.input] == list(file["inputs"])
-        assert [given.name for given in model.graph.output] == file["outputs"]
+        assert [given.name for given in model.graph.output] == list(file["outputs"])
         assert {opset.domain: opset.version for opset in model.opset_import}[""] == manifest["opset"]
         assert json.loads(next(p.value for p in model.metadata_props if p.key == "fastdef"))["classes"] == [
             "a",
@@ -104,7 +93,7 @@ images = np.load({str(folder.parent / "images.npy")!r})
 options = onnxruntime.SessionOptions()
 options.log_severity_level = 3
 session = onnxruntime.InferenceSession({str(folder / "defended.onnx")!r}, options)
-out = session.run(None, {{"images": images, "ids": np.arange(len(images)), "seed": np.array(0)}})
+out = session.run(None, {{"images": images, "ids": np.arange(len(images)), "seed": np.zeros(len(images), int)}})
 print(out[1].tolist())
 """
 
@@ -152,3 +141,35 @@ def test_bad_calls_are_refused(folder, images):
             engine(batch * 255)
         with pytest.raises(ValueError, match="int64 ids"):
             engine(batch, ids=np.arange(3))
+        with pytest.raises(ValueError, match="seed from 0 up"):
+            engine(batch, seed=-1)
+    with pytest.raises(ValueError, match="was closed"):
+        engine(batch)
+
+
+def test_the_driven_form_answers_as_the_whole_one(folder, images):
+    many = np.concatenate([images.numpy()] * 3)
+    with load_engine(folder) as whole, load_engine(folder, driven=True, slots=8) as driven:
+        expected, got = whole(many, seed=5), driven(many, seed=5)
+
+    np.testing.assert_array_equal(got.steps, expected.steps)
+    np.testing.assert_array_equal(got.converged, expected.converged)
+    np.testing.assert_allclose(got.probabilities, expected.probabilities, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(got.smoothed, expected.smoothed, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("placement", ["shared", "layerwise"])
+def test_an_afa_model_is_one_file_with_its_active_defense_or_without(placement, images, tmp_path):
+    model = convert_to_multi_bn(build(parse_architecture("wrn-10-1", num_classes=3, in_channels=1)), 2)
+    with torch.no_grad():
+        model.bn1.weight[1] *= 0.5
+    model = convert_to_afa(model, placement=placement, hidden=8).eval()
+    defense = ActiveDefense(model, beta=3.0, max_steps=20, compile=False)
+    defense.calibrate(images)
+    for kind, config in (("alone", None), ("defended", defense.config())):
+        checkpoint = Checkpoint(model, architecture_of(model), ("a", "b", "c"), config, None)
+
+        export_onnx(checkpoint, tmp_path / kind, shape=SHAPE)
+
+        found = check_parity(checkpoint, tmp_path / kind, images)
+        assert all(finding.holds for finding in found), "; ".join(map(str, found))

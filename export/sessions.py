@@ -1,0 +1,152 @@
+"""One file of an export in the engine that runs it: tensors by name in, tensors in order out."""
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fastdef.export.tensorrt_engines import tensorrt
+
+_ONNX = {
+    "tensor(float)": torch.float32,
+    "tensor(int32)": torch.int32,
+    "tensor(int64)": torch.int64,
+    "tensor(bool)": torch.bool,
+}
+
+
+class Session(Protocol):
+    """What runs a file.
+
+    Attributes:
+        inputs: names, in the file's order.
+        description: what the exporter wrote about the model, as JSON; None in a file of another's making.
+    """
+
+    inputs: list[str]
+    description: str | None
+
+    def run(self, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """The outputs, in the file's order, on the device of the inputs."""
+        ...
+
+
+class OnnxSession:
+    """An ONNX file in ONNX Runtime; on CUDA inputs and outputs stay there (I/O binding).
+
+    Args:
+        path: the file.
+        providers: of ONNX Runtime, the first that can run a part runs it.
+
+    Raises:
+        ValueError: if it is no ONNX file, or a provider is not to be had here.
+    """
+
+    def __init__(self, path: Path, providers: Sequence[str]) -> None:
+        import onnxruntime
+
+        there = onnxruntime.get_available_providers()
+        missing = [provider for provider in providers if provider not in there]
+        if missing:
+            raise ValueError(f"load_engine needs providers among {', '.join(there)}, got {', '.join(missing)}")
+        if any(provider != "CPUExecutionProvider" for provider in providers):
+            with suppress(Exception):  # a convenience of newer versions: torch's CUDA libraries serve both
+                onnxruntime.preload_dlls()
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # it warns of initialisers that a Loop's body does not use
+        options.intra_op_num_threads = torch.get_num_threads()
+        try:
+            self._session = onnxruntime.InferenceSession(os.fspath(path), options, providers=list(providers))
+        except Exception as error:  # onnxruntime's own exceptions have no common base below this
+            raise ValueError(f"cannot load {path}: {' '.join(str(error).split())[:300]}") from error
+        self.inputs = [given.name for given in self._session.get_inputs()]
+        self.description = self._session.get_modelmeta().custom_metadata_map.get("fastdef")
+
+    def run(self, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """See :class:`Session`."""
+        if next(iter(given.values())).is_cuda:
+            return self._run_bound(given)
+        outputs = self._session.run(None, {name: value.numpy() for name, value in given.items()})
+        return tuple(torch.from_numpy(output) for output in outputs)
+
+    def _run_bound(self, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        device = next(value.device for value in given.values() if value.is_cuda)
+        batch = next(len(value) for value in given.values() if value.ndim)
+        kept = {name: value.to(device).contiguous() for name, value in given.items()}  # a binding holds addresses alone
+        made = {
+            output.name: torch.empty(
+                [d if isinstance(d, int) else batch for d in output.shape], dtype=_ONNX[output.type]
+            )
+            for output in self._session.get_outputs()
+        }
+        made = {name: value.to(device) for name, value in made.items()}
+        binding = self._session.io_binding()
+        for bind, tensors in ((binding.bind_input, kept), (binding.bind_output, made)):
+            for name, value in tensors.items():
+                element = torch.empty(0, dtype=value.dtype).numpy().dtype
+                bind(name, "cuda", device.index or 0, element, tuple(value.shape), value.data_ptr())
+        torch.cuda.current_stream(device).synchronize()  # ONNX Runtime works on a stream of its own
+        self._session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return tuple(made.values())
+
+
+class TensorRTSession:
+    """An engine file in TensorRT, or TensorRT for RTX; on CUDA.
+
+    Args:
+        path: that ``export_engines`` wrote, with this version of TensorRT, for this GPU.
+
+    Raises:
+        ValueError: if there is no CUDA device, or TensorRT does not take the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not torch.cuda.is_available():
+            raise ValueError(f"TensorRT needs a CUDA device to run {path}, and there is none")
+        self._trt = tensorrt()
+        self._runtime = self._trt.Runtime(self._trt.Logger(self._trt.Logger.ERROR))
+        self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        if self._engine is None:
+            raise ValueError(
+                f"{self._trt.__name__} {self._trt.__version__} cannot load {path}: built for another version or GPU?"
+            )
+        self._context = self._engine.create_execution_context()
+        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
+        modes = {name: self._engine.get_tensor_mode(name) for name in names}
+        self.inputs = [name for name in names if modes[name] == self._trt.TensorIOMode.INPUT]
+        self._outputs = [name for name in names if modes[name] == self._trt.TensorIOMode.OUTPUT]
+        manifest = path.parent / "model.json"
+        self.description = manifest.read_text() if manifest.is_file() else None
+
+    def run(self, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """See :class:`Session`; on torch's current stream."""
+        kept = {name: value.cuda().contiguous() for name, value in given.items()}
+        for name, value in kept.items():
+            if not self._context.set_input_shape(name, tuple(value.shape)):
+                raise ValueError(
+                    f"the engine takes no {name} of shape {tuple(value.shape)}: see the batches it was built for"
+                )
+            self._context.set_tensor_address(name, value.data_ptr())
+        outputs = []
+        for name in self._outputs:
+            shape = tuple(self._context.get_tensor_shape(name))
+            outputs.append(
+                torch.empty(shape, dtype=_torch(self._trt, self._engine.get_tensor_dtype(name)), device="cuda")
+            )
+            self._context.set_tensor_address(name, outputs[-1].data_ptr())
+        if not self._context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
+            raise ValueError("TensorRT could not run the engine")
+        for value in kept.values():
+            value.record_stream(torch.cuda.current_stream())
+        return tuple(outputs)
+
+
+def _torch(trt: Any, dtype: Any) -> torch.dtype:
+    known = {"FLOAT": torch.float32, "HALF": torch.float16, "BF16": torch.bfloat16, "INT32": torch.int32}
+    known |= {"INT64": torch.int64, "BOOL": torch.bool}
+    return next(value for name, value in known.items() if dtype == getattr(trt.DataType, name))

@@ -1,0 +1,79 @@
+"""A model repository for NVIDIA's Triton Inference Server, of an export's files."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from fastdef.checkpoint import writing_aside
+from fastdef.export.files import MANIFEST
+
+_TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64", "int32": "TYPE_INT32", "bool": "TYPE_BOOL"}
+_BACKENDS = {".onnx": ("onnxruntime", "model.onnx"), ".engine": ("tensorrt", "model.plan")}
+_WAIT = 500  # microseconds that a request waits for others to join
+
+
+def write_repository(folder: Path, repository: Path, *, name: str = "fastdef", max_batch: int = 64) -> Path:
+    """Write ``repository/NAME/config.pbtxt`` and ``repository/NAME/1/model.onnx`` (or ``.plan``) for Triton.
+
+    The model is ``defended`` where the export has it, else ``classifier``; its TensorRT engine where one was built.
+    Requests are joined into batches: ids and seeds come with each image, so an answer does not depend on who else asks.
+
+    Args:
+        folder: that ``fastdef export`` wrote.
+        repository: made if it is not there.
+        name: of the model on the server.
+        max_batch: largest batch the server makes.
+
+    Returns:
+        The model's folder.
+
+    Raises:
+        ValueError: if the folder holds no export, or a file cannot be written.
+    """
+    manifest_path = folder / MANIFEST
+    if not manifest_path.is_file():
+        raise ValueError(f"a repository needs a folder that `fastdef export` wrote, and there is no {manifest_path}")
+    manifest = json.loads(manifest_path.read_text())
+    stem = "defended" if "defended.onnx" in manifest["files"] else "classifier"
+    ending = ".engine" if f"{stem}.engine" in manifest["files"] else ".onnx"
+    backend, file = _BACKENDS[ending]
+    described = manifest["files"][f"{stem}{ending}"]
+    if "batches" in described:
+        max_batch = min(max_batch, described["batches"][2])
+    model = repository / name
+    try:
+        (model / "1").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot make the folder {model}: {error.strerror}") from error
+    with writing_aside(model / "1" / file) as aside:
+        shutil.copyfile(folder / f"{stem}{ending}", aside)
+    with writing_aside(model / "labels.txt") as aside:
+        aside.write_text("".join(f"{label}\n" for label in manifest["classes"]))
+    with writing_aside(model / "config.pbtxt") as aside:
+        aside.write_text(_config(name, backend, max_batch, described))
+    return model
+
+
+def _config(name: str, backend: str, max_batch: int, described: dict[str, Any]) -> str:
+    inputs = ",\n".join(_tensor(key, value) for key, value in described["inputs"].items())
+    outputs = ",\n".join(
+        _tensor(key, value, labels=key == "probabilities") for key, value in described["outputs"].items()
+    )
+    return (
+        f'name: "{name}"\nbackend: "{backend}"\nmax_batch_size: {max_batch}\n'
+        f"input [\n{inputs}\n]\noutput [\n{outputs}\n]\n"
+        f"dynamic_batching {{ max_queue_delay_microseconds: {_WAIT} }}\n"
+    )
+
+
+def _tensor(name: str, described: dict[str, Any], *, labels: bool = False) -> str:
+    """A tensor without its batch; one that has nothing else is a single number to the client."""
+    dims = described["shape"][1:]
+    parts = [f'name: "{name}"', f"data_type: {_TYPES[described['dtype']]}"]
+    parts.append(f"dims: [ {', '.join(map(str, dims or [1]))} ]")
+    if not dims:
+        parts.append("reshape: { shape: [ ] }")
+    if labels:
+        parts.append('label_filename: "labels.txt"')
+    return "  { " + " ".join(parts) + " }"

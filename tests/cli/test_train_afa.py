@@ -1,0 +1,71 @@
+import json
+
+import pytest
+import torch
+
+from fastdef.checkpoint import load
+from fastdef.data import write_idx
+from fastdef.nn import AFA2d
+
+SMALL = ["--architecture", "wrn-10-1", "--epochs", "1", "--fusing-epochs", "1", "--batch-size", "16", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    images = torch.randint(0, 256, (40, 1, 28, 28), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    write_idx(root, "train", images, torch.arange(40) % 10)
+    write_idx(root, "test", images[:16], torch.arange(16) % 10)
+    return ["--data", "fashion-mnist", "--root", str(root)]
+
+
+def test_both_stages_run_and_a_finished_run_is_resumed_but_not_trained_over(run, refuse, data, tmp_path):
+    out = tmp_path / "afa"
+    command = ["train", "afa", *data, *SMALL, "--branches", "2", "--out", out]
+
+    status, told, error = run(*command)
+
+    assert status == 0
+    assert told.startswith(f"wrote {out / 'model.safetensors'}: ")
+    assert "clean_w1" in told
+    assert error.count("epoch 1: ") == 2
+    assert any(isinstance(module, AFA2d) for module in load(out / "model.safetensors").model.modules())
+    assert load(out / "stage1" / "model.safetensors").training["config"]["method"]["strengths"] == [0, 8]
+    assert "holds a run already" in refuse(*command)
+    assert run(*command, "--resume")[1] == told
+
+
+def test_strengths_puts_models_side_by_side(run, refuse, data, tmp_path):
+    for name, how in {"standard": ["--method", "standard", "--branches", "1"], "afa": ["--branches", "2"]}.items():
+        run("train", "afa", *data, *SMALL, *how, "--out", tmp_path / name)
+    models = [tmp_path / name / "model.safetensors" for name in ("standard", "afa")]
+    options = [*data, "--steps", "1", "--eps", "0,8", "--device", "cpu"]
+
+    files = ["--json", tmp_path / "out.json", "--figure", tmp_path / "out.png"]
+    status, told, _ = run("strengths", *models, *options, *files)
+
+    found = json.loads((tmp_path / "out.json").read_text())["models"]
+    assert status == 0
+    assert "standard" in told
+    assert "mean W1" in told
+    assert list(found) == ["standard", "afa"]
+    assert len(found["afa"]["rows"]["AFA"]["by_eps"]) == 2
+    assert (tmp_path / "out.png").stat().st_size > 10_000
+    assert "--eps needs" in refuse("strengths", *models, *data, "--eps", "0;8")
+    assert "names" in refuse("strengths", models[1], models[1], *options)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (["--branches", "4"], "--branches needs one of 1, 2, 3, 5, 9, got 4"),
+        (["--method", "fgsm"], "--method needs one of pgd-at, trades, mart, iat, standard, got 'fgsm'"),
+        (["--method", "standard"], "needs --branches 1, got 5"),
+        (["--placement", "everywhere"], "placement out of shared, layerwise"),
+        (["--sequential", "--compile"], "neither compiled nor smoothed"),
+        (["--delta", "0.02", "--layer", "block9"], "block9"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_nothing_is_written(refuse, data, tmp_path, wrong, told):
+    assert told in refuse("train", "afa", *data, *SMALL, "--out", tmp_path / "run", *wrong)
+    assert not list(tmp_path.rglob("*.safetensors"))
