@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ _OUTPUTS = ("probabilities", "steps", "converged", "loss", "smoothed")
 
 
 @dataclass(frozen=True)
-class _Artefact:
+class Artefact:
     """A file to be: a module, example inputs by name, which of them have a batch, and names of its outputs."""
 
     name: str
@@ -69,7 +70,7 @@ def export_onnx(checkpoint: Checkpoint, folder: Path, *, shape: tuple[int, int, 
     files = {}
     for artefact in _artefacts(checkpoint, shape):
         path = folder / f"{artefact.name}.onnx"
-        content, outputs = _serialise(artefact, described)
+        content, outputs = serialise(artefact, described)
         with writing_aside(path) as aside:
             aside.write_bytes(content)
         files[path.name] = {
@@ -82,23 +83,23 @@ def export_onnx(checkpoint: Checkpoint, folder: Path, *, shape: tuple[int, int, 
     return [*(folder / name for name in files), folder / MANIFEST]
 
 
-def _artefacts(checkpoint: Checkpoint, shape: tuple[int, int, int]) -> Iterator[_Artefact]:
+def _artefacts(checkpoint: Checkpoint, shape: tuple[int, int, int]) -> Iterator[Artefact]:
     images = torch.rand(3, *shape)
-    yield _Artefact("classifier", Probabilities(checkpoint.model), {"images": images}, ("probabilities",))
+    yield Artefact("classifier", Probabilities(checkpoint.model), {"images": images}, ("probabilities",))
     if checkpoint.defense is None:
         return
     defense = ActiveDefense.from_checkpoint(checkpoint, compile=False)
     step = defense.masked_step(images)
     counts = torch.zeros(3, dtype=torch.int32)
     state = {"images": images, "steps": counts, "limits": counts + 1, "delta": torch.tensor(defense.delta)}
-    yield _Artefact("step", Steps(step, STEPS_A_CALL), state, ("images_out", "steps_out", "loss", "running"))
+    yield Artefact("step", Steps(step, STEPS_A_CALL), state, ("images_out", "steps_out", "loss", "running"))
     noise = torch.zeros(3, defense.outer_loops, *shape)
-    yield _Artefact("noised", NoisedClassifier(defense, step), {"images": images, "noise": noise}, _OUTPUTS)
+    yield Artefact("noised", NoisedClassifier(defense, step), {"images": images, "noise": noise}, _OUTPUTS)
     given = {"images": images, "ids": torch.arange(3), "seed": torch.zeros(3, dtype=torch.int64)}
-    yield _Artefact("defended", DefendedClassifier(defense, step, shape), given, _OUTPUTS)
+    yield Artefact("defended", DefendedClassifier(defense, step, shape), given, _OUTPUTS)
 
 
-def _serialise(artefact: _Artefact, described: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+def serialise(artefact: Artefact, described: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
     """The file, and what its outputs are."""
     import onnx
 
@@ -118,8 +119,7 @@ def _serialise(artefact: _Artefact, described: dict[str, Any]) -> tuple[bytes, d
                 verbose=False,
             )
     except (torch.onnx.errors.OnnxExporterError, torch._dynamo.exc.UserError) as error:
-        reason = " ".join(str(error.__cause__ or error).split())[:400]
-        raise ValueError(f"cannot export {artefact.name}.onnx: {reason}") from error
+        raise ValueError(f"cannot export {artefact.name}.onnx: {_reason(error, artefact)}") from error
     if program is None:
         raise ValueError(f"cannot export {artefact.name}.onnx: the exporter returned nothing")
     proto = program.model_proto
@@ -130,6 +130,25 @@ def _serialise(artefact: _Artefact, described: dict[str, Any]) -> tuple[bytes, d
         raise ValueError(f"cannot export {artefact.name}.onnx with standard operators, it needs {', '.join(foreign)}")
     outputs = {value.name: _describe_output(value.type.tensor_type) for value in proto.graph.output}
     return proto.SerializeToString(deterministic=True), outputs
+
+
+def _reason(error: BaseException, artefact: Artefact) -> str:
+    """The operator that ONNX has no form for and the layer it is in, where that is what stopped the exporter."""
+    told = []
+    cause: BaseException | None = error
+    while cause is not None:
+        told.append(" ".join(str(cause).split()))
+        cause = cause.__cause__
+    if node := re.search(r"node %(\w+)", " ".join(told)):
+        with torch.no_grad(), quiet():
+            program = torch.export.export(artefact.module, tuple(artefact.inputs.values()), strict=False)
+        for found in program.run_decompositions().graph.nodes:
+            if found.name == node[1]:
+                layer = [path for path, _ in found.meta.get("nn_module_stack", {}).values() if path]
+                return (
+                    f"the layer {layer[-1] if layer else 'at the top'!r} has {found.target}, which ONNX has no form for"
+                )
+    return told[-1][:400]
 
 
 def _describe(value: Tensor) -> dict[str, Any]:

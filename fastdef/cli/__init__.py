@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import fastdef
-from fastdef.cli.bench import defense, solvers
+from fastdef.cli.bench import defense, engine, solvers
 from fastdef.cli.calibrate import calibrate
 from fastdef.cli.defend import defend
 from fastdef.cli.demo import demo
@@ -36,6 +36,7 @@ train.command()(smoothing)
 train.command()(afa)
 bench.command("defense")(defense)
 bench.command("solvers")(solvers)
+bench.command("engine")(engine)
 app.add_typer(train, name="train")
 app.add_typer(bench, name="bench")
 

@@ -1,8 +1,9 @@
 """``fastdef bench``: how fast it is here."""
 
 import json
+import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fastdef.bench.defense import Setting, bench_defense
+from fastdef.bench.engine import Subject, bench_engine
 from fastdef.bench.figure import waterfall
 from fastdef.bench.growth import bench_growth
 from fastdef.bench.solvers import bench_solvers
@@ -17,6 +19,7 @@ from fastdef.checkpoint import load, writing_aside
 from fastdef.data import load_dataset
 from fastdef.defense import ActiveDefense
 from fastdef.demo.run import ASSETS
+from fastdef.export.files import export_onnx
 from fastdef.nn import build, parse_architecture
 
 
@@ -124,3 +127,60 @@ def solvers(
     if json_file is not None:
         with writing_aside(json_file) as aside:
             aside.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def engine(
+    model: Annotated[Path | None, typer.Option(help="a model file with an active defense")] = None,
+    folder: Annotated[Path | None, typer.Option("--export", help="its export; made anew if not given")] = None,
+    data: Annotated[str, typer.Option(help="name of a data set")] = "fashion-mnist",
+    root: Annotated[Path, typer.Option(help="folder that holds it; the shipped images if not given")] = ASSETS,
+    batches: Annotated[str, typer.Option(help="batch sizes")] = "1,8,64",
+    turns: Annotated[int, typer.Option(min=1, help="timed runs of each")] = 10,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cuda" if torch.cuda.is_available() else "cpu",
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
+) -> None:
+    """Latency, rate, size and memory of the exported classifier in each engine that is here, against PyTorch."""
+    parts = [part.strip() for part in batches.split(",")]
+    if not all(part.isascii() and part.isdigit() and int(part) for part in parts):
+        raise ValueError(f"--batches needs sizes separated by commas, such as 1,8,64, got {batches!r}")
+    sizes = tuple(int(part) for part in parts)
+    file = model or ASSETS / "smoothing.safetensors"
+    dataset = load_dataset(data, "test", root=root).take(max(sizes))
+    images = dataset.floats(0, len(dataset))
+    console = Console()
+    with tempfile.TemporaryDirectory() as made:
+        if folder is None:
+            export_onnx(load(file), Path(made), shape=(images.shape[1], images.shape[2], images.shape[3]))
+        subject = Subject(file, folder or Path(made), device)
+        found = bench_engine(
+            subject,
+            images,
+            batches=sizes,
+            turns=turns,
+            step=lambda what: console.print(f"[dim]{what}[/dim]"),
+        )
+    found["data"] = f"{dataset.name} {dataset.split}"
+    console.print(_engines(found, sizes))
+    if json_file is not None:
+        with writing_aside(json_file) as aside:
+            aside.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _engines(found: dict[str, Any], sizes: tuple[int, ...]) -> Table:
+    machine = found["machine"]
+    table = Table(title=f"{machine['name']}, {machine['threads']} threads, torch {machine['torch']}")
+    table.add_column("engine")
+    for size in sizes:
+        table.add_column(f"batch {size}: p50/p95/p99 ms", justify="right")
+        table.add_column("images/s", justify="right")
+    for column in ("load s", "file MiB", "peak MiB"):
+        table.add_column(column, justify="right")
+    for name, row in found["engines"].items():
+        cells = [name]
+        for size in sizes:
+            spread = row["batches"][size]
+            cells.append("/".join(f"{spread[level] * 1e3:.0f}" for level in ("p50", "p95", "p99")))
+            cells.append(f"{spread['images_per_second']:.1f}")
+        cells.append(f"{row['load_seconds']:.2f}")
+        table.add_row(*cells, *(f"{row[key] / 2**20:.1f}" for key in ("file_bytes", "peak_bytes")))
+    return table

@@ -7,11 +7,12 @@ import typer
 
 from fastdef.checkpoint import Checkpoint, load
 from fastdef.cli._shared import image_shape
-from fastdef.data import load_dataset
+from fastdef.data import Dataset, load_dataset
 from fastdef.demo.run import ASSETS
 from fastdef.evaluation import Attack
 from fastdef.export.files import export_onnx
 from fastdef.export.parity import check_parity
+from fastdef.export.small import cost, export_small
 from fastdef.export.tensorrt_engines import EngineOptions, export_engines, tensorrt
 from fastdef.export.triton_repository import write_repository
 
@@ -24,6 +25,9 @@ def export(
     data: Annotated[str, typer.Option(help="data set to check on")] = "fashion-mnist",
     root: Annotated[Path, typer.Option(help="folder that holds it; the shipped images if not given")] = ASSETS,
     limit: Annotated[int, typer.Option(min=1, help="images to check on")] = 64,
+    small: Annotated[
+        bool, typer.Option("--small", help="the classifier in float16 and int8 too, with accuracies")
+    ] = False,
     format: Annotated[str, typer.Option(help="onnx, or tensorrt: engines of the same files too")] = "onnx",
     batches: Annotated[str, typer.Option(help="smallest, best and largest batch of the engines")] = "1,64,256",
     version_compatible: Annotated[bool, typer.Option(help="engines that later TensorRTs take too")] = False,
@@ -42,6 +46,8 @@ def export(
     shape = image_shape(checkpoint, size)
     for path in export_onnx(checkpoint, out, shape=shape):
         typer.echo(f"wrote {path} ({path.stat().st_size / 2**20:.1f} MiB)")
+    if small:
+        _small(checkpoint, out, shape, data, root, limit)
     if format == "tensorrt":
         for path in export_engines(out, options=options):
             typer.echo(f"wrote {path} ({path.stat().st_size / 2**20:.1f} MiB)")
@@ -58,15 +64,35 @@ def _batches(text: str) -> tuple[int, int, int]:
     return int(parts[0]), int(parts[1]), int(parts[2])
 
 
+def _images(data: str, root: Path, limit: int, shape: tuple[int, int, int]) -> Dataset:
+    """The first images of a data set.
+
+    Raises:
+        ValueError: if they are not what the model takes.
+    """
+    dataset = load_dataset(data, "test", root=root).take(limit)
+    if dataset.images.shape[1:] != shape:
+        raise ValueError(f"--data needs images of {shape}, as the model has, got {tuple(dataset.images.shape[1:])}")
+    return dataset
+
+
+def _small(checkpoint: Checkpoint, out: Path, shape: tuple[int, int, int], data: str, root: Path, limit: int) -> None:
+    """The small classifiers, calibrated on the images after those that they are judged on."""
+    dataset = _images(data, root, 2 * limit, shape)
+    images, labels = dataset.floats(0, limit), dataset.labels[:limit]
+    for path in export_small(checkpoint, out, dataset.floats(limit, 2 * limit)):
+        typer.echo(f"wrote {path} ({path.stat().st_size / 2**20:.1f} MiB)")
+    typer.echo(f"clean, {cost(out, images, labels)}")
+    typer.echo(f"attacked, {cost(out, Attack()(checkpoint.model, images, labels), labels)}")
+
+
 def _check(checkpoint: Checkpoint, out: Path, shape: tuple[int, int, int], data: str, root: Path, limit: int) -> None:
     """Print how the files compare with PyTorch on clean and on attacked images.
 
     Raises:
         ValueError: at the first that does not answer alike.
     """
-    dataset = load_dataset(data, "test", root=root).take(limit)
-    if dataset.images.shape[1:] != shape:
-        raise ValueError(f"--data needs images of {shape}, as the model has, got {tuple(dataset.images.shape[1:])}")
+    dataset = _images(data, root, limit, shape)
     images = dataset.floats(0, len(dataset))
     attacked = Attack()(checkpoint.model, images, dataset.labels)
     for name, given in (("clean", images), ("attacked", attacked)):

@@ -105,13 +105,20 @@ def drop_detach(graph: GraphModule) -> None:
 
 
 def free_batch(graph: GraphModule) -> None:
-    """Let a view or an expansion that kept the batch keep any: the number it was traced with becomes -1."""
+    """Let a view or an expansion that kept the batch keep any, in any layout.
+
+    The number it was traced with becomes -1; a view becomes a reshape, for constants are channels_last here and what
+    comes of them may be where the network's own was not.
+    """
     for node in graph.graph.nodes:
         if node.target not in (aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.expand.default):
             continue
-        source, sizes = node.args[0], list(node.args[1])
-        if sizes and -1 not in sizes and source.meta["val"].shape[:1] == torch.Size(sizes[:1]):
-            node.args = (source, [-1, *sizes[1:]], *node.args[2:])
+        source, sizes = node.args[0], list(node.meta["val"].shape)
+        if sizes and source.meta["val"].shape[:1] == torch.Size(sizes[:1]):
+            sizes[0] = -1
+        node.args = (source, sizes, *node.args[2:])
+        if node.target is not aten.expand.default:
+            node.target = aten.reshape.default
     _clean(graph)
 
 

@@ -1,11 +1,57 @@
-def test_export_writes_the_files_and_checks_them(run, model_file, tmp_path):
-    status, out, _ = run("export", model_file, "--out", tmp_path / "out", "--limit", "4")
+import json
+
+import pytest
+
+
+def test_export_writes_the_files_and_checks_them_part_by_part(run, model_file, tmp_path):
+    command = [
+        "export",
+        model_file,
+        "--out",
+        tmp_path / "out",
+        "--limit",
+        "4",
+        "--triton-repository",
+        tmp_path / "served",
+    ]
+
+    status, out, _ = run(*command, "--name", "guard")
 
     assert status == 0
     assert (tmp_path / "out" / "defended.onnx").is_file()
-    assert "clean: 4 images: steps equal for 100.0%" in out
-    assert "attacked: 4 images" in out
+    assert (tmp_path / "served" / "guard" / "config.pbtxt").is_file()
+    assert "4 clean images, classifier.onnx: probabilities" in out
+    assert "4 attacked images, step.onnx, driven: steps equal for 100.0%" in out
 
 
-def test_data_of_another_shape_is_refused(refuse, model_file, tmp_path):
-    assert "images of (1, 20, 20)" in refuse("export", model_file, "--out", tmp_path / "out", "--size", "20")
+def test_engines_are_written_beside_the_files(run, model_file, tmp_path):
+    pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx-cu13")
+
+    status, out, _ = run(
+        "export", model_file, "--out", tmp_path, "--no-check", "--format", "tensorrt", "--batches", "1,2,4"
+    )
+
+    assert status == 0
+    assert f"wrote {tmp_path / 'defended.engine'}" in out
+    assert json.loads((tmp_path / "model.json").read_text())["files"]["step.engine"]["batches"] == [1, 2, 4]
+
+
+def test_small_classifiers_come_with_their_accuracy(run, model_file, tmp_path):
+    status, out, _ = run("export", model_file, "--out", tmp_path, "--no-check", "--small", "--limit", "8")
+
+    assert status == 0
+    assert "clean, accuracy on 8 images: classifier.onnx" in out
+    assert (tmp_path / "classifier.int8.onnx").is_file()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (["--size", "20"], "images of (1, 20, 20)"),
+        (["--format", "coreml"], "--format needs to be onnx or tensorrt, got 'coreml'"),
+        (["--batches", "1;2"], "--batches needs three sizes"),
+        (["--batches", "4,2,1"], "three rising batches"),
+    ],
+)
+def test_wrong_settings_are_refused(refuse, model_file, tmp_path, wrong, told):
+    assert told in refuse("export", model_file, "--out", tmp_path / "out", *wrong)

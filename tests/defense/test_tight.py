@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastdef.defense.tight import tight_step
 from fastdef.nn import (
@@ -13,6 +14,7 @@ from fastdef.nn import (
     convert_to_multi_bn,
     prefix,
 )
+from fastdef.ops import smoothing_loss_and_field
 
 
 def afa(model, placement):
@@ -200,3 +202,49 @@ def test_tight_step_takes_models_of_other_habits():
     _, gradient, features = autograd_step(network, images)
     assert step.features == features
     torch.testing.assert_close(direction / features, gradient, rtol=1e-9, atol=1e-12)
+
+
+class Pooled(nn.Module):
+    """Views and expansions that name the batch, as a classifier's own code may have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.gate = nn.Linear(4, 4)
+
+    def forward(self, x):
+        features = self.conv(x)
+        pooled = features.view(x.shape[0], 4, -1).mean(2)
+        gate = self.gate(pooled.reshape(x.shape[0], 4)).sigmoid()
+        return features * gate[:, :, None, None].expand(x.shape[0], 4, *x.shape[2:])
+
+
+@pytest.mark.parametrize("name", ["afa_shared", "afa_layerwise", "pooled"])
+def test_the_graph_takes_other_batches_than_it_was_traced_with(name):
+    torch.manual_seed(0)
+    network = Pooled() if name == "pooled" else prefix(trained(MODELS[name][0](None)), MODELS[name][1].format(1))
+
+    step = tight_step(network, torch.rand(3, 3, 12, 12))
+
+    for count in (1, 5):
+        images = torch.rand(count, 3, 12, 12)
+        loss, direction = step(images)
+        expected, gradient, features = autograd_step(network, images)
+        torch.testing.assert_close(loss, expected)
+        assert (direction / features - gradient).norm() < 1e-5 * gradient.norm()
+
+
+def test_on_a_gpu_the_graph_stays_there_and_asks_for_our_kernels():
+    """Traced here and run on fake CUDA tensors, which know device, shape and dtype of every operation and no values."""
+    torch.manual_seed(0)
+    graph = tight_step(prefix(trained(WideResNet(10, 1, in_channels=3)), "block1"), torch.rand(4, 3, 12, 12)).graph
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        images = torch.empty(4, 3, 12, 12, device="cuda")
+        graph._apply(lambda value: torch.empty(value.shape, dtype=value.dtype, device="cuda"))
+
+        loss, direction = graph(images)
+        _, field = smoothing_loss_and_field(torch.empty(4, 16, 12, 12, device="cuda", dtype=torch.float16))
+
+    assert (loss.device.type, loss.shape, loss.dtype) == ("cuda", (4,), torch.float32)
+    assert (direction.device.type, direction.shape, direction.dtype) == ("cuda", (4, 3, 12, 12), torch.float32)
+    assert (field.device.type, field.shape, field.dtype) == ("cuda", (4, 16, 12, 12), torch.float16)

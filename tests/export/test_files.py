@@ -1,12 +1,16 @@
 import hashlib
+import importlib.metadata
 import json
 import subprocess
 import sys
+from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from torch import nn
 
 from fastdef.checkpoint import Checkpoint
 from fastdef.defense import ActiveDefense
@@ -83,24 +87,39 @@ def test_files_are_what_the_manifest_says(folder):
     assert sum(path.name.endswith((".onnx", ".json")) for path in folder.iterdir()) == len(list(folder.iterdir()))
 
 
-def test_it_runs_without_torch(folder, images):
-    np.save(folder.parent / "images.npy", images.numpy())
+def test_it_runs_in_a_python_that_has_numpy_and_onnxruntime_and_nothing_else(folder, images, tmp_path):
+    bare = tmp_path / "site"
+    bare.mkdir()
+    for name in ("numpy", "onnxruntime"):
+        for file in importlib.metadata.files(name):
+            top = file.parts[0]
+            source = Path(file.locate()).parents[len(file.parts) - 1] / top
+            if not top.startswith("..") and not (bare / top).exists():
+                (bare / top).symlink_to(source)
+    np.save(tmp_path / "images.npy", images.numpy())
     program = f"""
 import sys
-sys.modules["torch"] = None
+sys.path.append({str(bare)!r})
 import numpy as np, onnxruntime
-images = np.load({str(folder.parent / "images.npy")!r})
+images = np.load({str(tmp_path / "images.npy")!r})
 options = onnxruntime.SessionOptions()
 options.log_severity_level = 3
 session = onnxruntime.InferenceSession({str(folder / "defended.onnx")!r}, options)
 out = session.run(None, {{"images": images, "ids": np.arange(len(images)), "seed": np.zeros(len(images), int)}})
 print(out[1].tolist())
+try:
+    import torch
+except ImportError:
+    print("no torch")
 """
 
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    isolated = [sys.executable, "-I", "-S", "-c", program]  # no site-packages, no environment
+    run = subprocess.run(isolated, capture_output=True, text=True, check=True)
 
+    steps, without = run.stdout.splitlines()
+    assert without == "no torch"
     with load_engine(folder) as engine:
-        assert json.loads(run.stdout) == engine(images.numpy()).steps.tolist()
+        assert json.loads(steps) == engine(images.numpy()).steps.tolist()
 
 
 def test_a_model_without_a_defense_is_a_classifier_alone(checkpoint, tmp_path, images):
@@ -173,3 +192,20 @@ def test_an_afa_model_is_one_file_with_its_active_defense_or_without(placement, 
 
         found = check_parity(checkpoint, tmp_path / kind, images)
         assert all(finding.holds for finding in found), "; ".join(map(str, found))
+
+
+class Eigenvalues(nn.Module):
+    """Has no form in ONNX."""
+
+    def forward(self, x):
+        return torch.linalg.eigvals(x.mean(1)).real
+
+
+def test_an_operator_that_onnx_lacks_is_named_with_its_layer(tmp_path):
+    model = nn.Sequential(OrderedDict(conv=nn.Conv2d(1, 1, 3, padding=1), odd=Eigenvalues()))
+    checkpoint = Checkpoint(model, {}, ("a", "b"), None, None)
+
+    with pytest.raises(ValueError, match=r"cannot export classifier.onnx: the layer 'model.odd' has aten.linalg_eig"):
+        export_onnx(checkpoint, tmp_path / "out", shape=SHAPE)
+
+    assert list((tmp_path / "out").iterdir()) == []

@@ -1,0 +1,115 @@
+"""The classifier in 16 and in 8 bits, and what that costs in accuracy on the same images."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastdef.checkpoint import Checkpoint, writing_aside
+from fastdef.export.engine import CPU
+from fastdef.export.files import Artefact, serialise
+from fastdef.export.sessions import OnnxSession
+from fastdef.nn import build
+
+HALF, EIGHT = "classifier.fp16.onnx", "classifier.int8.onnx"
+_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Accuracy of each form of the classifier on the same images.
+
+    Attributes:
+        images: how many.
+        accuracy: by file.
+        file_bytes: by file.
+    """
+
+    images: int
+    accuracy: dict[str, float]
+    file_bytes: dict[str, int]
+
+    def __str__(self) -> str:
+        told = (
+            f"{name} {value:.1%} ({self.file_bytes[name] / 2**20:.1f} MiB)" for name, value in self.accuracy.items()
+        )
+        return f"accuracy on {self.images} images: " + ", ".join(told)
+
+
+class HalfClassifier(nn.Module):
+    """Images to probabilities, float32 at both ends and float16 between.
+
+    Args:
+        checkpoint: of the model, whose weights are rounded to float16 in a copy.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__()
+        copied = build(checkpoint.architecture)
+        copied.load_state_dict(checkpoint.model.state_dict())
+        self.model = copied.half().eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) float32 -> (N, classes) float32."""
+        return self.model(images.half()).float().softmax(1)
+
+
+def export_small(checkpoint: Checkpoint, folder: Path, calibration: Tensor) -> list[Path]:
+    """Write ``classifier.fp16.onnx`` and ``classifier.int8.onnx`` beside ``classifier.onnx``.
+
+    int8 is ONNX Runtime's static quantisation: weights by channel, activations by the range that they have on
+    ``calibration``, as QuantizeLinear and DequantizeLinear pairs, which TensorRT takes too.
+
+    Args:
+        checkpoint: what was exported.
+        folder: where to.
+        calibration: (N, C, H, W) clean images that nothing will be reported on.
+
+    Raises:
+        ValueError: if there is no ``classifier.onnx``, or a file cannot be written.
+    """
+    source = folder / "classifier.onnx"
+    if not source.is_file():
+        raise ValueError(f"small classifiers need an export, and there is no {source}")
+    given = {"images": calibration[:3]}
+    content, _ = serialise(Artefact("classifier.fp16", HalfClassifier(checkpoint), given, ("probabilities",)), {})
+    with writing_aside(folder / HALF) as aside:
+        aside.write_bytes(content)
+    with writing_aside(folder / EIGHT) as aside:
+        _quantize(source, aside, calibration)
+    return [folder / HALF, folder / EIGHT]
+
+
+def cost(folder: Path, images: Tensor, labels: Tensor) -> Cost:
+    """Accuracy of ``classifier.onnx`` and its small forms in ONNX Runtime on the CPU."""
+    names = ["classifier.onnx", HALF, EIGHT]
+    accuracy = {}
+    for name in names:
+        session = OnnxSession(folder / name, CPU)
+        answers = torch.cat([session.run({"images": chunk})[0].argmax(1) for chunk in images.split(_AT_ONCE)])
+        accuracy[name] = float((answers == labels).float().mean())
+    return Cost(len(images), accuracy, {name: (folder / name).stat().st_size for name in names})
+
+
+def _quantize(source: Path, target: Path, calibration: Tensor) -> None:
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        """Batches of the calibration images."""
+
+        def __init__(self) -> None:
+            self._batches: Iterator[dict[str, Any]] = ({"images": b.numpy()} for b in calibration.split(_AT_ONCE))
+
+        def get_next(self) -> dict[str, Any] | None:
+            return next(self._batches, None)
+
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # it advises a preprocessing that this file has had
+    try:
+        quantize_static(source, target, Reader(), quant_format=QuantFormat.QDQ, per_channel=True)
+    finally:
+        logging.disable(before)

@@ -1,0 +1,23 @@
+import json
+
+import pytest
+
+
+@pytest.mark.slow
+def test_engines_are_put_side_by_side(run, tmp_path):
+    status, out, _ = run(
+        "bench", "engine", "--batches", "1,2", "--turns", "1", "--device", "cpu", "--json", tmp_path / "o"
+    )
+
+    found = json.loads((tmp_path / "o").read_text())
+    assert status == 0
+    assert list(found["engines"]) == ["PyTorch", "PyTorch, compiled", "ONNX Runtime, whole", "ONNX Runtime, driven"]
+    for row in found["engines"].values():
+        assert set(row["batches"]) == {"1", "2"}
+        assert row["peak_bytes"] > 2**26
+        assert row["file_bytes"] > 2**18
+    assert "ONNX Runtime, driven" in out
+
+
+def test_wrong_batches_are_refused(refuse):
+    assert "--batches needs sizes" in refuse("bench", "engine", "--batches", "1,zero")
