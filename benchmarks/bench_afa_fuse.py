@@ -5,15 +5,13 @@ writes dx: GB/s is 2 * x's bytes / time, and 5 * for both. The line "copy" is wh
 """
 
 import argparse
-import json
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks._timing import header, median_ms, record
 from fastdef import ops
 
 SHAPES = [(160, 32, 32), (320, 16, 16), (640, 8, 8)]
@@ -49,19 +47,6 @@ def _norm(channels: int, device: str) -> nn.BatchNorm2d:
     return norm
 
 
-def _median_ms(run: Callable[[], object], device: str) -> float:
-    if device == "cuda":
-        from triton.testing import do_bench  # flushes the cache before each run
-
-        return do_bench(run, return_mode="median")
-    times = []
-    for _ in range(13):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[3:]) * 1e3
-
-
 def measure(shape: tuple[int, ...], layout: str, dtype: torch.dtype, device: str) -> list[dict[str, object]]:
     """One row a contender, and the machine's copy."""
     torch.compiler.reset()  # each shape compiled for itself, as a network's layers are
@@ -72,7 +57,7 @@ def measure(shape: tuple[int, ...], layout: str, dtype: torch.dtype, device: str
     rows: list[dict[str, object]] = []
 
     def row(name: str, what: str, run: Callable[[], object], passes: int) -> None:
-        ms = _median_ms(run, device)
+        ms = median_ms(run, device)
         rate = passes * bytes_of_x / ms / 1e6
         rows.append({"what": what, "contender": name, "shape": shape, "layout": layout, "ms": ms, "GB/s": rate})
         print(f"{what},{name},{'x'.join(map(str, shape))},{layout},{str(dtype)[6:]},{ms:.4f},{rate:.1f}", flush=True)
@@ -94,17 +79,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=512 if gpu else 16)
     parser.add_argument("--json", type=Path, metavar="OUT")
     given = parser.parse_args()
-    name = torch.cuda.get_device_name() if given.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    print(f"# {name}, torch {torch.__version__}\nwhat,contender,shape,layout,dtype,ms,GB/s")
+    print(header(given.device))
     rows = [
         row
         for shape in SHAPES
         for layout in LAYOUTS
         for row in measure((given.batch, *shape), layout, getattr(torch, given.dtype), given.device)
     ]
-    if given.json:
-        result = {"device": name, "torch": torch.__version__, "dtype": given.dtype, "rows": rows}
-        given.json.write_text(json.dumps(result, indent=1) + "\n")
+    record(given.json, given.device, given.dtype, rows)
 
 
 if __name__ == "__main__":

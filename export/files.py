@@ -21,7 +21,7 @@ from fastdef.export.arithmetic_noise import translations
 from fastdef.export.modules import DefendedClassifier, NoisedClassifier, Probabilities, Steps
 
 OPSET = 20
-STEPS_A_CALL = 4  # of step.onnx: enough to hide the call, few enough that a finished image waits for little
+STEPS_A_CALL = 2  # of step.onnx: half the calls, and an image that is done waits for one step at most
 MANIFEST = "model.json"
 _OUTPUTS = ("probabilities", "steps", "converged", "loss", "smoothed")
 

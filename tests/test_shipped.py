@@ -1,4 +1,4 @@
-"""The shipped model on the shipped images: what the README says of it, and that ours is the loop as written."""
+"""The shipped models on the shipped images: what the README says of them, and that ours is the loop as written."""
 
 import torch
 
@@ -6,7 +6,9 @@ from fastdef import load
 from fastdef.bench.agreement import agreement
 from fastdef.data import load_dataset
 from fastdef.demo.run import ASSETS
+from fastdef.evaluation import evaluate_strengths
 
+AFA = ASSETS / "afa.safetensors"
 MODEL = ASSETS / "smoothing.safetensors"
 
 
@@ -38,3 +40,14 @@ def test_the_shipped_model_classifies_clean_images():
         answers = load(MODEL).model(dataset.floats(0, 512)).argmax(1)
 
     assert float((answers == dataset.labels).float().mean()) > 0.9
+
+
+def test_the_shipped_afa_model_stands_a_white_box_attack():
+    model, dataset = load(AFA).model, shipped(64)
+
+    found = evaluate_strengths(model, dataset, strengths=(0.0, 8 / 255), steps=5, parts=False)
+
+    clean, attacked = found.rows["AFA"]
+    assert clean.value > 0.8
+    assert attacked.value > 0.65
+    assert all(shift.w1 is not None for shift in found.shifts)

@@ -26,7 +26,7 @@ def bench_solvers(defense: ActiveDefense, dataset: Dataset) -> dict[str, Any]:
     generator = torch.Generator(images.device).manual_seed(0)
     attacked = pgd(defense.model, images, labels, eps=8 / 255, step=2 / 255, steps=20, generator=generator)
     solvers: dict[str, Solver] = {"gradient": Gradient(defense.beta)}
-    solvers |= {f"polyak, margin {margin}": Polyak(margin=margin) for margin in (0.005, 0.02, 0.05)}
+    solvers |= {f"polyak {margin}": Polyak(margin=margin) for margin in (0.005, 0.02, 0.05)}
     rows: dict[str, dict[str, Any]] = {}
     plain: dict[str, Tensor] = {}
     for name, solver in solvers.items():

@@ -161,6 +161,11 @@ def engine(
         )
     found["data"] = f"{dataset.name} {dataset.split}"
     console.print(_engines(found, sizes))
+    for name, row in found["engines"].items():
+        sizes_told = (
+            f"files {row['file_bytes'] / 2**20:.1f} MiB, peak of the process {row['peak_bytes'] / 2**20:.0f} MiB"
+        )
+        console.print(f"{name}: loaded in {row['load_seconds']:.2f} s, {sizes_told}", highlight=False)
     if json_file is not None:
         with writing_aside(json_file) as aside:
             aside.write_text(json.dumps(found, indent=1) + "\n")
@@ -169,18 +174,12 @@ def engine(
 def _engines(found: dict[str, Any], sizes: tuple[int, ...]) -> Table:
     machine = found["machine"]
     table = Table(title=f"{machine['name']}, {machine['threads']} threads, torch {machine['torch']}")
-    table.add_column("engine")
-    for size in sizes:
-        table.add_column(f"batch {size}: p50/p95/p99 ms", justify="right")
-        table.add_column("images/s", justify="right")
-    for column in ("load s", "file MiB", "peak MiB"):
-        table.add_column(column, justify="right")
+    for column in ("engine", "batch", "p50 ms", "p95 ms", "p99 ms", "images/s"):
+        table.add_column(column, justify="left" if column == "engine" else "right")
     for name, row in found["engines"].items():
-        cells = [name]
         for size in sizes:
             spread = row["batches"][size]
-            cells.append("/".join(f"{spread[level] * 1e3:.0f}" for level in ("p50", "p95", "p99")))
-            cells.append(f"{spread['images_per_second']:.1f}")
-        cells.append(f"{row['load_seconds']:.2f}")
-        table.add_row(*cells, *(f"{row[key] / 2**20:.1f}" for key in ("file_bytes", "peak_bytes")))
+            latencies = (f"{spread[level] * 1e3:.1f}" for level in ("p50", "p95", "p99"))
+            table.add_row(name, str(size), *latencies, f"{spread['images_per_second']:.1f}")
+            name = ""
     return table

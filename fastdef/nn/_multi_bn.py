@@ -19,7 +19,8 @@ class MultiBatchNorm2d(nn.Module):
     branches of a whole model. Parameters and running statistics are (K, C).
 
     Each segment goes through torch's own kernel. On a CPU that is 3 to 5 times the speed of ``var_mean`` over a
-    (S, B, C, H, W) view in eager mode, and compiled it is no slower, and fuses with the ReLU that follows.
+    (S, B, C, H, W) view in eager mode, and compiled it is no slower, and fuses with the ReLU that follows. Compiled in
+    eval mode all segments are one affine map, to rounding.
 
     The state dict of a plain ``BatchNorm2d`` loads into it, the same for every branch.
 
@@ -74,10 +75,22 @@ class MultiBatchNorm2d(nn.Module):
                 f"MultiBatchNorm2d needs a batch of {segments} equal segments, one for each of the branches "
                 f"{self.active}, got {x.shape[0]} images"
             )
+        if segments > 1 and not self.training and torch.compiler.is_compiling():
+            return self._affine(x, segments)
         weights, biases = self.weight.unbind(), self.bias.unbind()
         parts = x.chunk(segments) if segments > 1 else (x,)
         normed = [self._branch(part, k, weights[k], biases[k]) for part, k in zip(parts, self.active, strict=True)]
         return torch.cat(normed) if segments > 1 else normed[0]
+
+    def _affine(self, x: Tensor, segments: int) -> Tensor:
+        """All segments in eval mode as one pointwise operation: a compiler fuses it, and a ``cat`` it does not."""
+        state = self.weight, self.bias, self.running_mean, self.running_var
+        weight, bias, mean, variance = (torch.stack([value[k] for k in self.active]) for value in state)
+        scale = weight * torch.rsqrt(variance + self.eps)
+        shift = bias - mean * scale
+        per_segment = x.unflatten(0, (segments, -1))
+        out = per_segment * scale[:, None, :, None, None] + shift[:, None, :, None, None]
+        return out.flatten(0, 1).to(x.dtype)
 
     def _branch(self, x: Tensor, k: int, weight: Tensor, bias: Tensor) -> Tensor:
         mean, variance, momentum = self.running_mean[k], self.running_var[k], self.momentum

@@ -98,9 +98,10 @@ def test_statistics_are_fp32_under_autocast():
     torch.testing.assert_close(multi.running_mean.double(), expected, atol=1e-4, rtol=0)
 
 
-def test_it_compiles_into_one_graph_in_training_and_on_one_branch():
+@pytest.mark.parametrize("training", [True, False])
+def test_it_compiles_into_one_graph_on_any_branches(training):
     plain = separate(3, 4)
-    eager, multi = stacked(plain), stacked(plain)
+    eager, multi = stacked(plain).train(training), stacked(plain).train(training)
     compiled = torch.compile(multi, fullgraph=True, backend="aot_eager")
 
     for active in ((0, 1, 2), (1,), (1, 2)):
