@@ -18,7 +18,7 @@ from torch.export import Dim
 from fastdef.checkpoint import Checkpoint, writing_aside
 from fastdef.defense import ActiveDefense
 from fastdef.export.arithmetic_noise import translations
-from fastdef.export.modules import DefendedClassifier, NoisedClassifier, Probabilities, Steps
+from fastdef.export.modules import DefendedClassifier, InType, NoisedClassifier, Probabilities, Steps
 
 OPSET = 20
 STEPS_A_CALL = 2  # of step.onnx: half the calls, and an image that is done waits for one step at most
@@ -36,7 +36,9 @@ class Artefact:
     outputs: tuple[str, ...]
 
 
-def export_onnx(checkpoint: Checkpoint, folder: Path, *, shape: tuple[int, int, int]) -> list[Path]:
+def export_onnx(
+    checkpoint: Checkpoint, folder: Path, *, shape: tuple[int, int, int], dtype: torch.dtype = torch.float32
+) -> list[Path]:
     """Write ``classifier.onnx``, with an Active Defense ``defended.onnx``, ``noised.onnx`` and ``step.onnx`` too.
 
     ``defended.onnx`` is everything: it takes images, an id and a seed for each, and makes the noise, the loop and the
@@ -48,6 +50,8 @@ def export_onnx(checkpoint: Checkpoint, folder: Path, *, shape: tuple[int, int, 
         checkpoint: from :func:`fastdef.load`, on the CPU.
         folder: made if it is not there; each file is written whole or not at all.
         shape: (C, H, W) of an image.
+        dtype: of the networks inside, float32 or float16 (ONNX has no bfloat16 convolution in this opset); image, loss,
+            threshold and update are float32.
 
     Returns:
         The files written, the manifest last.
@@ -64,11 +68,12 @@ def export_onnx(checkpoint: Checkpoint, folder: Path, *, shape: tuple[int, int, 
         "classes": list(checkpoint.classes),
         "defense": checkpoint.defense,
         "image": {"shape": list(shape), "dtype": "float32", "range": [0, 1]},
+        "dtype": str(dtype).removeprefix("torch."),
         "opset": OPSET,
         "versions": _versions(),
     }
     files = {}
-    for artefact in _artefacts(checkpoint, shape):
+    for artefact in _artefacts(checkpoint, shape, dtype):
         path = folder / f"{artefact.name}.onnx"
         content, outputs = serialise(artefact, described)
         with writing_aside(path) as aside:
@@ -83,20 +88,20 @@ def export_onnx(checkpoint: Checkpoint, folder: Path, *, shape: tuple[int, int, 
     return [*(folder / name for name in files), folder / MANIFEST]
 
 
-def _artefacts(checkpoint: Checkpoint, shape: tuple[int, int, int]) -> Iterator[Artefact]:
-    images = torch.rand(3, *shape)
-    yield Artefact("classifier", Probabilities(checkpoint.model), {"images": images}, ("probabilities",))
+def _artefacts(checkpoint: Checkpoint, shape: tuple[int, int, int], dtype: torch.dtype) -> Iterator[Artefact]:
+    images, model = torch.rand(3, *shape), InType(checkpoint.model, dtype)
+    yield Artefact("classifier", Probabilities(model), {"images": images}, ("probabilities",))
     if checkpoint.defense is None:
         return
-    defense = ActiveDefense.from_checkpoint(checkpoint, compile=False)
+    defense = ActiveDefense.from_checkpoint(checkpoint, compile=False, dtype=dtype)
     step = defense.masked_step(images)
     counts = torch.zeros(3, dtype=torch.int32)
     state = {"images": images, "steps": counts, "limits": counts + 1, "delta": torch.tensor(defense.delta)}
     yield Artefact("step", Steps(step, STEPS_A_CALL), state, ("images_out", "steps_out", "loss", "running"))
     noise = torch.zeros(3, defense.outer_loops, *shape)
-    yield Artefact("noised", NoisedClassifier(defense, step), {"images": images, "noise": noise}, _OUTPUTS)
+    yield Artefact("noised", NoisedClassifier(defense, step, model), {"images": images, "noise": noise}, _OUTPUTS)
     given = {"images": images, "ids": torch.arange(3), "seed": torch.zeros(3, dtype=torch.int64)}
-    yield Artefact("defended", DefendedClassifier(defense, step, shape), given, _OUTPUTS)
+    yield Artefact("defended", DefendedClassifier(defense, step, model, shape), given, _OUTPUTS)
 
 
 def serialise(artefact: Artefact, described: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
@@ -145,9 +150,8 @@ def _reason(error: BaseException, artefact: Artefact) -> str:
         for found in program.run_decompositions().graph.nodes:
             if found.name == node[1]:
                 layer = [path for path, _ in found.meta.get("nn_module_stack", {}).values() if path]
-                return (
-                    f"the layer {layer[-1] if layer else 'at the top'!r} has {found.target}, which ONNX has no form for"
-                )
+                name = re.sub(r"^(loop\.)?(model\.)*", "", layer[-1]) if layer else "at the top"  # not our wrappers
+                return f"the layer {name!r} has {found.target}, which ONNX has no form for"
     return told[-1][:400]
 
 

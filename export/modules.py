@@ -1,5 +1,7 @@
 """The defended classifier as one module that exporters take: noise, the loop with its explicit step, classifier."""
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch._higher_order_ops import while_loop
@@ -11,6 +13,24 @@ from fastdef.export.arithmetic_noise import ArithmeticNoise
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
+class InType(nn.Module):
+    """A classifier that computes in a type of its own, float32 at both ends.
+
+    Args:
+        model: as it is where the type is float32; else a copy with rounded weights.
+        dtype: of weights and activations.
+    """
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.model = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) float32 -> (N, classes) float32 logits."""
+        return self.model(images.to(self.dtype)).float()
+
+
 class DefendedClassifier(nn.Module):
     """Algorithm 1 whole: images, and of each an id and a seed, in; the noise is that of :class:`ActiveDefense`.
 
@@ -18,10 +38,10 @@ class DefendedClassifier(nn.Module):
     together, converged (N,) bool, loss (N,) the largest, smoothed (N, C, H, W) of the first loop.
     """
 
-    def __init__(self, defense: ActiveDefense, step: MaskedStep, shape: tuple[int, int, int]) -> None:
+    def __init__(self, defense: ActiveDefense, step: MaskedStep, model: nn.Module, shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.noise = ArithmeticNoise(shape, sigma=defense.sigma)
-        self.loop = _Loop(defense, step)
+        self.loop = _Loop(defense, step, model)
         self.loops = defense.outer_loops
 
     def forward(self, images: Tensor, ids: Tensor, seed: Tensor) -> Outputs:
@@ -34,9 +54,9 @@ class DefendedClassifier(nn.Module):
 class NoisedClassifier(nn.Module):
     """The same with the noise as an input: for replay, and for noise of one's own."""
 
-    def __init__(self, defense: ActiveDefense, step: MaskedStep) -> None:
+    def __init__(self, defense: ActiveDefense, step: MaskedStep, model: nn.Module) -> None:
         super().__init__()
-        self.loop = _Loop(defense, step)
+        self.loop = _Loop(defense, step, model)
 
     def forward(self, images: Tensor, noise: Tensor) -> Outputs:
         """(N, C, H, W) float32 in [0, 1], (N, R, C, H, W) float32 -> see :class:`DefendedClassifier`."""
@@ -46,10 +66,10 @@ class NoisedClassifier(nn.Module):
 class _Loop(nn.Module):
     """From noised images, R in a row for each image, to the outputs."""
 
-    def __init__(self, defense: ActiveDefense, step: MaskedStep) -> None:
+    def __init__(self, defense: ActiveDefense, step: MaskedStep, model: nn.Module) -> None:
         super().__init__()
         self.step = step
-        self.model = defense.model
+        self.model = model
         self.loops = defense.outer_loops
         self.delta = defense.delta
         self.max_steps = defense.max_steps

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastdef.checkpoint import Checkpoint, writing_aside
 from fastdef.export.engine import CPU
 from fastdef.export.files import Artefact, serialise
+from fastdef.export.modules import InType, Probabilities
 from fastdef.export.sessions import OnnxSession
-from fastdef.nn import build
 
 HALF, EIGHT = "classifier.fp16.onnx", "classifier.int8.onnx"
 _AT_ONCE = 64
@@ -40,24 +40,6 @@ class Cost:
         return f"accuracy on {self.images} images: " + ", ".join(told)
 
 
-class HalfClassifier(nn.Module):
-    """Images to probabilities, float32 at both ends and float16 between.
-
-    Args:
-        checkpoint: of the model, whose weights are rounded to float16 in a copy.
-    """
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        super().__init__()
-        copied = build(checkpoint.architecture)
-        copied.load_state_dict(checkpoint.model.state_dict())
-        self.model = copied.half().eval()
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) float32 -> (N, classes) float32."""
-        return self.model(images.half()).float().softmax(1)
-
-
 def export_small(checkpoint: Checkpoint, folder: Path, calibration: Tensor) -> list[Path]:
     """Write ``classifier.fp16.onnx`` and ``classifier.int8.onnx`` beside ``classifier.onnx``.
 
@@ -76,7 +58,8 @@ def export_small(checkpoint: Checkpoint, folder: Path, calibration: Tensor) -> l
     if not source.is_file():
         raise ValueError(f"small classifiers need an export, and there is no {source}")
     given = {"images": calibration[:3]}
-    content, _ = serialise(Artefact("classifier.fp16", HalfClassifier(checkpoint), given, ("probabilities",)), {})
+    half = Probabilities(InType(checkpoint.model, torch.float16))
+    content, _ = serialise(Artefact("classifier.fp16", half, given, ("probabilities",)), {})
     with writing_aside(folder / HALF) as aside:
         aside.write_bytes(content)
     with writing_aside(folder / EIGHT) as aside:

@@ -48,6 +48,6 @@ def test_the_shipped_afa_model_stands_a_white_box_attack():
     found = evaluate_strengths(model, dataset, strengths=(0.0, 8 / 255), steps=5, parts=False)
 
     clean, attacked = found.rows["AFA"]
-    assert clean.value > 0.8
+    assert clean.value > 0.75
     assert attacked.value > 0.65
     assert all(shift.w1 is not None for shift in found.shifts)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
 from fastdef.checkpoint import Checkpoint, load
@@ -16,6 +17,8 @@ from fastdef.export.small import cost, export_small
 from fastdef.export.tensorrt_engines import EngineOptions, export_engines, tensorrt
 from fastdef.export.triton_repository import write_repository
 
+_TYPES = {"float32": torch.float32, "float16": torch.float16}
+
 
 def export(
     model: Annotated[Path, typer.Argument(help="a model file")],
@@ -28,6 +31,7 @@ def export(
     small: Annotated[
         bool, typer.Option("--small", help="the classifier in float16 and int8 too, with accuracies")
     ] = False,
+    dtype: Annotated[str, typer.Option(help="of the networks inside: float32 or float16")] = "float32",
     format: Annotated[str, typer.Option(help="onnx, or tensorrt: engines of the same files too")] = "onnx",
     batches: Annotated[str, typer.Option(help="smallest, best and largest batch of the engines")] = "1,64,256",
     version_compatible: Annotated[bool, typer.Option(help="engines that later TensorRTs take too")] = False,
@@ -37,6 +41,8 @@ def export(
     name: Annotated[str, typer.Option(help="of the model on that server")] = "fastdef",
 ) -> None:
     """Write classifier.onnx and, for a model with an Active Defense, defended.onnx, noised.onnx and step.onnx."""
+    if dtype not in _TYPES:
+        raise ValueError(f"--dtype needs to be among {', '.join(_TYPES)}, got {dtype!r}")
     if format not in ("onnx", "tensorrt"):
         raise ValueError(f"--format needs to be onnx or tensorrt, got {format!r}")
     options = EngineOptions(_batches(batches), version_compatible, hardware_compatible, timing_cache)
@@ -44,17 +50,21 @@ def export(
         tensorrt()  # before the work
     checkpoint = load(model)
     shape = image_shape(checkpoint, size)
-    for path in export_onnx(checkpoint, out, shape=shape):
+    # The images after those that are judged are what int8 is calibrated on.
+    dataset = _images(data, root, 2 * limit if small else limit, shape) if check or small else None
+    for path in export_onnx(checkpoint, out, shape=shape, dtype=_TYPES[dtype]):
         typer.echo(f"wrote {path} ({path.stat().st_size / 2**20:.1f} MiB)")
-    if small:
-        _small(checkpoint, out, shape, data, root, limit)
+    if small and dataset is not None:
+        _small(checkpoint, out, dataset)
     if format == "tensorrt":
         for path in export_engines(out, options=options):
             typer.echo(f"wrote {path} ({path.stat().st_size / 2**20:.1f} MiB)")
     if triton_repository is not None:
         typer.echo(f"wrote {write_repository(out, triton_repository, name=name)}")
-    if check:
-        _check(checkpoint, out, shape, data, root, limit)
+    if check and dtype != "float32":
+        typer.echo("not checked: parity with PyTorch is of float32; see --small for what half precision costs")
+    elif check and dataset is not None:
+        _check(checkpoint, out, dataset.take(limit))
 
 
 def _batches(text: str) -> tuple[int, int, int]:
@@ -76,23 +86,22 @@ def _images(data: str, root: Path, limit: int, shape: tuple[int, int, int]) -> D
     return dataset
 
 
-def _small(checkpoint: Checkpoint, out: Path, shape: tuple[int, int, int], data: str, root: Path, limit: int) -> None:
-    """The small classifiers, calibrated on the images after those that they are judged on."""
-    dataset = _images(data, root, 2 * limit, shape)
-    images, labels = dataset.floats(0, limit), dataset.labels[:limit]
-    for path in export_small(checkpoint, out, dataset.floats(limit, 2 * limit)):
+def _small(checkpoint: Checkpoint, out: Path, dataset: Dataset) -> None:
+    """Write the small classifiers, calibrated on one half of the images, and print what they cost on the other."""
+    judged = len(dataset) // 2
+    images, labels = dataset.floats(0, judged), dataset.labels[:judged]
+    for path in export_small(checkpoint, out, dataset.floats(judged, len(dataset))):
         typer.echo(f"wrote {path} ({path.stat().st_size / 2**20:.1f} MiB)")
     typer.echo(f"clean, {cost(out, images, labels)}")
     typer.echo(f"attacked, {cost(out, Attack()(checkpoint.model, images, labels), labels)}")
 
 
-def _check(checkpoint: Checkpoint, out: Path, shape: tuple[int, int, int], data: str, root: Path, limit: int) -> None:
+def _check(checkpoint: Checkpoint, out: Path, dataset: Dataset) -> None:
     """Print how the files compare with PyTorch on clean and on attacked images.
 
     Raises:
         ValueError: at the first that does not answer alike.
     """
-    dataset = _images(data, root, limit, shape)
     images = dataset.floats(0, len(dataset))
     attacked = Attack()(checkpoint.model, images, dataset.labels)
     for name, given in (("clean", images), ("attacked", attacked)):

@@ -177,6 +177,17 @@ def test_the_driven_form_answers_as_the_whole_one(folder, images):
     np.testing.assert_allclose(got.smoothed, expected.smoothed, rtol=0, atol=1e-4)
 
 
+def test_in_half_precision_the_answers_are_nearly_the_same(checkpoint, folder, images, tmp_path):
+    export_onnx(checkpoint, tmp_path, shape=SHAPE, dtype=torch.float16)
+
+    with load_engine(folder, driven=True) as exact, load_engine(tmp_path, driven=True) as half:
+        expected, got = exact(images.numpy(), seed=5), half(images.numpy(), seed=5)
+
+    assert got.probabilities.dtype == np.float32
+    assert 0 < np.abs(got.probabilities - expected.probabilities).max() < 0.05
+    assert np.abs(got.steps - expected.steps).mean() < 2
+
+
 @pytest.mark.parametrize("placement", ["shared", "layerwise"])
 def test_an_afa_model_is_one_file_with_its_active_defense_or_without(placement, images, tmp_path):
     model = convert_to_multi_bn(build(parse_architecture("wrn-10-1", num_classes=3, in_channels=1)), 2)
@@ -205,7 +216,7 @@ def test_an_operator_that_onnx_lacks_is_named_with_its_layer(tmp_path):
     model = nn.Sequential(OrderedDict(conv=nn.Conv2d(1, 1, 3, padding=1), odd=Eigenvalues()))
     checkpoint = Checkpoint(model, {}, ("a", "b"), None, None)
 
-    with pytest.raises(ValueError, match=r"cannot export classifier.onnx: the layer 'model.odd' has aten.linalg_eig"):
+    with pytest.raises(ValueError, match=r"cannot export classifier.onnx: the layer 'odd' has aten.linalg_eig"):
         export_onnx(checkpoint, tmp_path / "out", shape=SHAPE)
 
     assert list((tmp_path / "out").iterdir()) == []

@@ -27,6 +27,17 @@ def test_every_file_parses_and_builds_the_loop_and_all(copied):
         assert told["inputs"] == manifest["files"][f"{path.stem}.onnx"]["inputs"]
 
 
+def test_networks_of_half_precision_build_too(checkpoint, tmp_path):
+    export_onnx(checkpoint, tmp_path, shape=(1, 12, 12), dtype=torch.float16)
+
+    written = export_engines(tmp_path, options=EngineOptions(batches=(1, 4, 8)))
+
+    manifest = json.loads((tmp_path / "model.json").read_text())
+    assert manifest["dtype"] == "float16"
+    assert manifest["files"]["defended.onnx"]["inputs"]["images"]["dtype"] == "float32"
+    assert len(written) == 4
+
+
 def test_an_engine_may_be_for_other_gpus_and_versions_and_of_chosen_files(copied):
     options = EngineOptions(batches=(1, 1, 1), hardware_compatible=True)
 
