@@ -21,7 +21,7 @@ def evaluate(
     data: Annotated[str, typer.Option(help="name of a data set")],
     root: Annotated[Path | None, typer.Option(help="folder that holds it")] = None,
     download: Annotated[bool, typer.Option(help="fetch it from the hub")] = False,
-    split: Annotated[str, typer.Option(help="train, fit, validation or test")] = "test",
+    split: Annotated[str, typer.Option(help="train, fit, validation, test or all")] = "test",
     limit: Annotated[int | None, typer.Option(min=1, help="first images only")] = None,
     eps: Annotated[float, typer.Option(help="radius of the attack, in 255ths")] = 8.0,
     steps: Annotated[int, typer.Option(min=1, help="steps of the attack")] = 20,

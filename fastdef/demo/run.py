@@ -75,7 +75,7 @@ class Demo:
             "converged": float(converged.float().mean()),
             "attack": "PGD-20 on the undefended classifier, eps 8/255",
             "defense": self.defense.config(),
-            "afa": self.afa.to_json(),
+            "afa": {**self.afa.to_json(), "shifts": [shift.w1 for shift in self.afa.shifts]},
             "device": str(self.images.device),
             "threads": torch.get_num_threads(),
             "versions": {"fastdef": fastdef.__version__, "torch": torch.__version__},
