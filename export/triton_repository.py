@@ -16,8 +16,9 @@ _WAIT = 500  # microseconds that a request waits for others to join
 def write_repository(folder: Path, repository: Path, *, name: str = "fastdef", max_batch: int = 64) -> Path:
     """Write ``repository/NAME/config.pbtxt`` and ``repository/NAME/1/model.onnx`` (or ``.plan``) for Triton.
 
-    The model is ``defended`` where the export has it, else ``classifier``; its TensorRT engine where one was built.
-    Requests are joined into batches: ids and seeds come with each image, so an answer does not depend on who else asks.
+    The model is ``defended`` where the export has it, else ``classifier``; its engine where TensorRT built one (what
+    TensorRT for RTX builds the server does not take). Requests are joined into batches: ids and seeds come with each
+    image, so an answer does not depend on who else asks.
 
     Args:
         folder: that ``fastdef export`` wrote.
@@ -36,7 +37,9 @@ def write_repository(folder: Path, repository: Path, *, name: str = "fastdef", m
         raise ValueError(f"a repository needs a folder that `fastdef export` wrote, and there is no {manifest_path}")
     manifest = json.loads(manifest_path.read_text())
     stem = "defended" if "defended.onnx" in manifest["files"] else "classifier"
-    ending = ".engine" if f"{stem}.engine" in manifest["files"] else ".onnx"
+    engine = manifest["files"].get(f"{stem}.engine", {})
+    # The server's back end is TensorRT proper, which does not take what TensorRT for RTX built.
+    ending = ".engine" if engine.get("built_by", "").startswith("tensorrt ") else ".onnx"
     backend, file = _BACKENDS[ending]
     described = manifest["files"][f"{stem}{ending}"]
     if "batches" in described:

@@ -1,4 +1,4 @@
-"""``python -m fastdef`` is the ``fastdef`` command, installed or not."""
+"""``python -m fastdef``: the command, from a checkout that is not installed too."""
 
 from fastdef.cli import main
 

@@ -1,5 +1,7 @@
 """The configuration is read by the server's own schema; the server itself does not run here."""
 
+import json
+
 import pytest
 
 from fastdef.checkpoint import Checkpoint
@@ -44,16 +46,23 @@ def test_a_classifier_alone_is_served_too(checkpoint, tmp_path):
     assert [given.label_filename for given in config.output] == ["labels.txt"]
 
 
-def test_an_engine_goes_to_the_tensorrt_back_end_with_no_larger_batch_than_it_takes(copied, tmp_path):
-    pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx-cu13")
-    from fastdef.export.tensorrt_engines import EngineOptions, export_engines
-
-    export_engines(copied, names=["defended"], options=EngineOptions(batches=(1, 4, 8)))
+@pytest.mark.parametrize(
+    ("built_by", "backend", "batch"), [("tensorrt 10.14.1", "tensorrt", 8), ("tensorrt_rtx 1.7.1", "onnxruntime", 64)]
+)
+def test_an_engine_is_served_where_tensorrt_proper_built_it(copied, tmp_path, built_by, backend, batch):
+    (copied / "defended.engine").write_bytes(b"an engine")
+    manifest = json.loads((copied / "model.json").read_text())
+    manifest["files"]["defended.engine"] = {
+        **manifest["files"]["defended.onnx"],
+        "built_by": built_by,
+        "batches": [1, 4, 8],
+    }
+    (copied / "model.json").write_text(json.dumps(manifest))
 
     model = write_repository(copied, tmp_path / "models")
 
-    assert (parsed(model).backend, parsed(model).max_batch_size) == ("tensorrt", 8)
-    assert (model / "1" / "model.plan").is_file()
+    assert (parsed(model).backend, parsed(model).max_batch_size) == (backend, batch)
+    assert (model / "1" / "model.plan").is_file() == (backend == "tensorrt")
 
 
 def test_a_folder_without_an_export_is_refused(tmp_path):
