@@ -2,8 +2,8 @@
 
     python -m benchmarks.gpu_suite FOLDER [--only NAME ...]
 
-Writes each part's output and JSON into the folder and ``suite.json`` with what ran, how it ended and how long it took;
-a part that fails or runs out of time does not keep the others from running. Works from a checkout that is not installed.
+Writes each part's output and JSON into the folder, and ``suite.json`` with what ran, how it ended and its time. A part
+that fails or runs out of time does not keep the others from running. Works from a checkout that is not installed.
 """
 
 import json
