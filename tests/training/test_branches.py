@@ -85,6 +85,20 @@ def test_each_strength_is_attacked_through_its_branch_within_its_ball():
         assert raised[k] > max(0, raised[3 - k])
 
 
+def test_a_start_is_inside_the_ball_and_the_images_range():
+    class Unmoved(TRADES):
+        steps = 0
+
+    eps = 0.5 / 255  # two deviations of the start's noise
+    images, labels = batch()
+    images[0] = 0.0
+
+    start = Branches(network(2), Unmoved(), [0.0, eps]).prepare(images, labels, seed=0)[0][-len(images) :]
+
+    assert 0 < (start - images).abs().max() <= eps + 1e-12
+    assert start.min() >= 0
+
+
 def test_one_branch_is_the_published_method_on_a_plain_model():
     method = Branches(network(1), TRADES(), [8 / 255])
     plain = build(parse_architecture("wrn-10-1", in_channels=1)).double()
