@@ -1,5 +1,6 @@
-"""How the kernel benchmarks time, and what they print."""
+"""How the kernel benchmarks are called, time, and print."""
 
+import argparse
 import json
 import statistics
 import time
@@ -23,15 +24,29 @@ def median_ms(run: Callable[[], object], device: str) -> float:
     return statistics.median(times[3:]) * 1e3
 
 
-def header(device: str) -> str:
-    """The machine, and the columns of the CSV."""
-    name = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    return f"# {name}, torch {torch.__version__}\nwhat,contender,shape,layout,dtype,ms,GB/s"
+SHAPES = [(160, 32, 32), (320, 16, 16), (640, 8, 8)]  # the groups of WRN-28-10
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+Measure = Callable[[tuple[int, ...], str, torch.dtype, str], list[dict[str, object]]]  # shape, layout, dtype, device
 
 
-def record(path: Path | None, device: str, dtype: str, rows: list[dict[str, object]]) -> None:
-    """Write the rows as JSON, if a path is given."""
-    if path is not None:
-        name = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-        result = {"device": name, "torch": torch.__version__, "dtype": dtype, "rows": rows}
-        path.write_text(json.dumps(result, indent=1) + "\n")
+def main(description: str | None, measure: Measure) -> None:
+    """Measure every shape in every layout; print CSV, and write JSON if asked."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    gpu = torch.cuda.is_available()
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if gpu else "cpu")
+    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="bfloat16" if gpu else "float32")
+    parser.add_argument("--batch", type=int, default=512 if gpu else 16)
+    parser.add_argument("--json", type=Path, metavar="OUT")
+    given = parser.parse_args()
+    name = torch.cuda.get_device_name() if given.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(f"# {name}, torch {torch.__version__}\nwhat,contender,shape,layout,dtype,ms,GB/s")
+    rows = [
+        row
+        for shape in SHAPES
+        for layout in LAYOUTS
+        for row in measure((given.batch, *shape), layout, getattr(torch, given.dtype), given.device)
+    ]
+    if given.json is not None:
+        result = {"device": name, "torch": torch.__version__, "dtype": given.dtype, "rows": rows}
+        given.json.write_text(json.dumps(result, indent=1) + "\n")

@@ -4,18 +4,13 @@ x is (N, C, H, W) at the three groups of WRN-28-10. Forward reads x and writes o
 writes dx: GB/s is 2 * x's bytes / time, and 5 * for both. The line "copy" is what the machine does on 2 * x's bytes.
 """
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks._timing import header, median_ms, record
+from benchmarks._timing import LAYOUTS, main, median_ms
 from fastdef import ops
-
-SHAPES = [(160, 32, 32), (320, 16, 16), (640, 8, 8)]
-LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 def eager(x: Tensor, w0: Tensor, bn0: nn.BatchNorm2d, bn1: nn.BatchNorm2d) -> Tensor:
@@ -70,24 +65,5 @@ def measure(shape: tuple[int, ...], layout: str, dtype: torch.dtype, device: str
     return rows
 
 
-def main() -> None:
-    """Print CSV; write JSON if asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    gpu = torch.cuda.is_available()
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if gpu else "cpu")
-    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="bfloat16" if gpu else "float32")
-    parser.add_argument("--batch", type=int, default=512 if gpu else 16)
-    parser.add_argument("--json", type=Path, metavar="OUT")
-    given = parser.parse_args()
-    print(header(given.device))
-    rows = [
-        row
-        for shape in SHAPES
-        for layout in LAYOUTS
-        for row in measure((given.batch, *shape), layout, getattr(torch, given.dtype), given.device)
-    ]
-    record(given.json, given.device, given.dtype, rows)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, measure)
