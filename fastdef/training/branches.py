@@ -13,7 +13,7 @@ from fastdef.losses import PGDAT, classification
 from fastdef.nn import architecture_of, branch, set_branch
 from fastdef.training.validation import robust_accuracy
 
-_AT_ONCE = 128  # images that a CPU attacks at once: 512 no longer fit its caches, and took 1.6 times as long each
+_AT_ONCE = 128  # images that a CPU attacks at once: the activations of all 512 of a step would not fit its caches
 STRENGTHS = {1: (8,), 2: (0, 8), 3: (0, 4, 8), 5: (0, 1, 2, 4, 8), 9: tuple(range(9))}  # by K, in 255ths
 
 
