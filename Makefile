@@ -29,7 +29,7 @@ lint: .venv/.dev
 	@touch $@
 
 .venv/.dev: .venv/.core
-	$(INSTALL) --editable ".[export,test,dev]"
+	$(INSTALL) --editable ".[export,eval,test,dev]"
 	@touch $@
 
 clean:

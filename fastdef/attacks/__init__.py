@@ -6,10 +6,23 @@ is computed, and a model comes back as it was: mode, statistics, gradients.
 
 from fastdef.attacks._adaptive import RATIOS as RATIOS
 from fastdef.attacks._adaptive import adaptive_pgd as adaptive_pgd
+from fastdef.attacks._apgd import apgd as apgd
+from fastdef.attacks._apgd import apgd_targeted as apgd_targeted
+from fastdef.attacks._apgd import likeliest as likeliest
+from fastdef.attacks._apgd import search as search
+from fastdef.attacks._goal import Ask as Ask
+from fastdef.attacks._goal import Goal as Goal
+from fastdef.attacks._goal import Query as Query
+from fastdef.attacks._goal import targeted as targeted
+from fastdef.attacks._goal import untargeted as untargeted
+from fastdef.attacks._goal import white_box as white_box
 from fastdef.attacks._losses import cross_entropy as cross_entropy
+from fastdef.attacks._losses import dlr as dlr
 from fastdef.attacks._losses import margin as margin
+from fastdef.attacks._losses import targeted_dlr as targeted_dlr
 from fastdef.attacks._model import crafting as crafting
 from fastdef.attacks._pgd import fgsm as fgsm
 from fastdef.attacks._pgd import mifgsm as mifgsm
 from fastdef.attacks._pgd import pgd as pgd
 from fastdef.attacks._pgd import projected_ascent as projected_ascent
+from fastdef.attacks._rays import rays as rays

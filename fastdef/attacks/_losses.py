@@ -22,3 +22,19 @@ def margin(logits: Tensor, labels: Tensor, *, confidence: float = 50.0) -> Tenso
     right = logits.gather(1, labels[:, None])[:, 0]
     other = logits.masked_fill(own, -torch.inf).amax(1)
     return -functional.relu(right - other + confidence)
+
+
+def dlr(logits: Tensor, labels: Tensor) -> Tensor:
+    """Difference of logits ratio, -(z_y - max_other z) / (z_1st - z_3rd): blind to the logits' scale (APGD, Eq. 6)."""
+    ordered = logits.sort(dim=1).values
+    right = logits.gather(1, labels[:, None])[:, 0]
+    leads = right == ordered[:, -1]
+    other = torch.where(leads, ordered[:, -2], ordered[:, -1])
+    return -(right - other) / (ordered[:, -1] - ordered[:, -3] + 1e-12)
+
+
+def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """The same towards a class: -(z_y - z_t) / (z_1st - (z_3rd + z_4th) / 2) (APGD, Eq. 7)."""
+    ordered = logits.sort(dim=1).values
+    right, target = (logits.gather(1, classes[:, None])[:, 0] for classes in (labels, targets))
+    return -(right - target) / (ordered[:, -1] - (ordered[:, -3] + ordered[:, -4]) / 2 + 1e-12)

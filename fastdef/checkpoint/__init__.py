@@ -5,3 +5,4 @@ from fastdef.checkpoint._file import Checkpoint as Checkpoint
 from fastdef.checkpoint._file import load as load
 from fastdef.checkpoint._file import save as save
 from fastdef.checkpoint._foreign import import_foreign as import_foreign
+from fastdef.checkpoint._settings import check_same as check_same

@@ -94,7 +94,9 @@ class ActiveDefense(nn.Module):
         self.slots = slots
         self.sizes = [slots] if deterministic else bucket_sizes(slots)
         self.tally = Tally()
-        self._engine = Engine(model, layer, solver=solver or Gradient(beta), dtype=dtype, compile=compile, clamp=clamp)
+        self.dtype = dtype
+        self.solver = solver or Gradient(beta)
+        self._engine = Engine(model, layer, solver=self.solver, dtype=dtype, compile=compile, clamp=clamp)
         self.train(False)
 
     @classmethod
@@ -206,16 +208,24 @@ class ActiveDefense(nn.Module):
 
         yield from self._answers(requests(), first)
 
-    def smooth(self, images: Tensor, *, noise: Tensor | None = None, ids: Tensor | None = None) -> Smoothed:
+    def smooth(
+        self,
+        images: Tensor,
+        *,
+        noise: Tensor | None = None,
+        ids: Tensor | None = None,
+        budgets: Tensor | None = None,
+    ) -> Smoothed:
         """The first outer loop without its classification.
 
         Args:
             images: (N, C, H, W) floats in [0, 1].
             noise: (N, C, H, W), added in place of the defense's own; zeros for none.
             ids: (N,) int64 what each image's noise hangs on; 0 to N - 1 if not given.
+            budgets: (N,) int64 steps that each image may take, where ``max_steps`` is too much for some.
 
         Raises:
-            ValueError: for images that are not that, or noise or ids that do not fit them.
+            ValueError: for images that are not that, or noise, ids or budgets that do not fit them.
         """
         check_images(images, where="ActiveDefense.smooth")
         ids = _check_ids(ids, len(images))
@@ -227,7 +237,8 @@ class ActiveDefense(nn.Module):
                 f"ActiveDefense.smooth needs noise of the images' shape {tuple(images.shape)}, got {tuple(noise.shape)}"
             )
         noisy = placed + noise.to(placed)
-        starts = (Start(key, image, self.max_steps) for key, image in enumerate(noisy))
+        limits = self._limits(budgets, len(images))
+        starts = (Start(key, image, limit) for key, (image, limit) in enumerate(zip(noisy, limits, strict=True)))
         with self.slots_for(noisy[0]) as lease:
             ends = sorted(run(starts, lease, self.sizes, self.tally), key=lambda end: end.key)
         return Smoothed.of(ends, self.delta)

@@ -17,6 +17,7 @@ from fastdef.nn._wide_resnet import WideResNet
 
 _COMMON = {"name", "num_classes", "in_channels", "mean", "std", "conversions"}
 _SIZES: dict[str, set[str]] = {"wide_resnet": {"depth", "width"}, "preact_resnet": {"depth"}, "resnet": {"depth"}}
+_OPTIONAL: dict[str, set[str]] = {"resnet": {"width"}}
 
 
 def build(architecture: Mapping[str, Any]) -> nn.Module:
@@ -24,9 +25,9 @@ def build(architecture: Mapping[str, Any]) -> nn.Module:
 
     Args:
         architecture: ``name`` ("wide_resnet", "preact_resnet" or "resnet"), its sizes (``depth``, and ``width`` for
-            a wide one), and optionally ``num_classes`` (10), ``in_channels`` (3), ``mean`` and ``std`` (lists of one
-            number a channel, or None), ``conversions`` (a list of dictionaries, each with the ``name`` of a
-            registered conversion and its arguments, applied in order).
+            a wide one; a "resnet" may have one too), and optionally ``num_classes`` (10), ``in_channels`` (3),
+            ``mean`` and ``std`` (lists of one number a channel, or None), ``conversions`` (a list of dictionaries, each
+            with the ``name`` of a registered conversion and its arguments, applied in order).
 
     The dictionary stays with the model, see ``architecture_of``.
 
@@ -51,7 +52,7 @@ def _plain(architecture: Mapping[str, Any]) -> nn.Module:
     if name == "wide_resnet":
         return WideResNet(depth, architecture["width"], **common)
     if name == "resnet":
-        return ResNet(depth, **common)
+        return ResNet(depth, width=architecture.get("width", 64), **common)
     if type(depth) is int and depth == 18:
         return PreActResNet18(**common)
     raise ValueError(f"preact_resnet needs a depth of 18, got {depth!r}")
@@ -87,7 +88,7 @@ def parse_architecture(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> dict[str, Any]:
-    """The dictionary for a name such as ``"wrn-28-10"``, ``"resnet-34"`` or ``"preactresnet-18"``.
+    """The dictionary for a name such as ``"wrn-28-10"``, ``"resnet-34"``, ``"resnet-50-16"`` or ``"preactresnet-18"``.
 
     Raises:
         ValueError: if the name is none of these, or its sizes are not ones that ``build`` accepts.
@@ -95,11 +96,13 @@ def parse_architecture(
     architecture: dict[str, Any]
     if wide := re.fullmatch(r"wrn-([0-9]{1,4})-([0-9]{1,4})", text):
         architecture = {"name": "wide_resnet", "depth": int(wide[1]), "width": int(wide[2])}
+    elif narrow := re.fullmatch(r"resnet-([0-9]{1,4})-([0-9]{1,4})", text):
+        architecture = {"name": "resnet", "depth": int(narrow[1]), "width": int(narrow[2])}
     elif deep := re.fullmatch(r"(resnet|preactresnet)-([0-9]{1,4})", text):
         name = {"resnet": "resnet", "preactresnet": "preact_resnet"}[deep[1]]
         architecture = {"name": name, "depth": int(deep[2])}
     else:
-        known = "wrn-DEPTH-WIDTH, resnet-18, resnet-34, resnet-50, preactresnet-18"
+        known = "wrn-DEPTH-WIDTH, resnet-18, resnet-34, resnet-50, resnet-DEPTH-WIDTH, preactresnet-18"
         raise ValueError(f"an architecture is one of {known}; got {text!r}")
     architecture |= {"num_classes": num_classes, "in_channels": in_channels}
     architecture |= {"mean": None if mean is None else list(mean), "std": None if std is None else list(std)}
@@ -115,7 +118,7 @@ def _check_keys(architecture: object) -> None:
         raise ValueError(f"an architecture needs a name out of {', '.join(_SIZES)}, got {name!r}")
     if missing := _SIZES[name] - architecture.keys():
         raise ValueError(f"architecture {name!r} needs {', '.join(sorted(missing))}")
-    if unknown := architecture.keys() - _SIZES[name] - _COMMON:
+    if unknown := architecture.keys() - _SIZES[name] - _OPTIONAL.get(name, set()) - _COMMON:
         raise ValueError(f"architecture {name!r} has no {', '.join(sorted(map(repr, unknown)))}")
     conversions = architecture.get("conversions")
     if conversions is not None and not isinstance(conversions, (list, tuple)):

@@ -10,12 +10,13 @@ from fastdef.nn._sizes import check_sizes
 class ResNet(nn.Module):
     """Residual network (He et al. 2016) for small images, as MART and most adversarial training code define it.
 
-    The groups ``layer1`` ... ``layer4`` have 64, 128, 256 and 512 channels (four times that at depth 50) at the
-    input's resolution, a half, a quarter and an eighth of it. Each outputs the residual sum *after* its last ReLU:
+    The groups ``layer1`` ... ``layer4`` have 1, 2, 4 and 8 times ``width`` channels (four times that at depth 50) at
+    the input's resolution, a half, a quarter and an eighth of it. Each outputs the residual sum *after* its last ReLU:
     not negative, unlike the groups of ``WideResNet`` and ``PreActResNet18``, whose output is the raw sum.
 
     Args:
         depth: 18, 34 or 50.
+        width: channels of the stem; 64 in the usual code.
         num_classes: number of logits.
         in_channels: channels of the images.
         normalize: module that runs first, on images in [0, 1]; None for none.
@@ -25,23 +26,29 @@ class ResNet(nn.Module):
     """
 
     def __init__(
-        self, depth: int, *, num_classes: int = 10, in_channels: int = 3, normalize: nn.Module | None = None
+        self,
+        depth: int,
+        *,
+        width: int = 64,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        normalize: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        check_sizes(num_classes=num_classes, in_channels=in_channels, where="ResNet")
+        check_sizes(width=width, num_classes=num_classes, in_channels=in_channels, where="ResNet")
         if type(depth) is not int or depth not in _DEPTHS:
             raise ValueError(f"ResNet needs a depth of {', '.join(map(str, _DEPTHS))}, got {depth!r}")
-        self.depth, self.num_classes, self.in_channels = depth, num_classes, in_channels
+        self.depth, self.width, self.num_classes, self.in_channels = depth, width, num_classes, in_channels
         block, blocks = _DEPTHS[depth]
-        widest = 512 * block.expansion
+        wide = width * block.expansion
         self.normalize = first_layer(normalize, in_channels, where="ResNet")
-        self.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        self.layer1 = _group(block, blocks[0], 64, 64, stride=1)
-        self.layer2 = _group(block, blocks[1], 64 * block.expansion, 128, stride=2)
-        self.layer3 = _group(block, blocks[2], 128 * block.expansion, 256, stride=2)
-        self.layer4 = _group(block, blocks[3], 256 * block.expansion, 512, stride=2)
-        self.linear = nn.Linear(widest, num_classes)
+        self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1 = _group(block, blocks[0], width, width, stride=1)
+        self.layer2 = _group(block, blocks[1], wide, 2 * width, stride=2)
+        self.layer3 = _group(block, blocks[2], 2 * wide, 4 * width, stride=2)
+        self.layer4 = _group(block, blocks[3], 4 * wide, 8 * width, stride=2)
+        self.linear = nn.Linear(8 * wide, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) images in [0, 1] -> (N, num_classes) logits."""

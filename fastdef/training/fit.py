@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import nn
 
-from fastdef.checkpoint import writing_aside
+from fastdef.checkpoint import check_same, writing_aside
 from fastdef.data import Batches, Dataset, RandomCropFlip
 from fastdef.training.hyper import Hyper
 from fastdef.training.method import Method
 from fastdef.training.run import Progress, Run, check_finite
-from fastdef.training.state import FILE, State, check_same, gather, scatter
+from fastdef.training.state import FILE, State, gather, scatter
 
 LOG = "log.jsonl"
 

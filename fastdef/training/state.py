@@ -65,21 +65,6 @@ class State:
             raise ValueError(f"{path} is not a whole training state: {' '.join(str(error).split())}") from error
 
 
-def check_same(config: dict[str, Any], stored: dict[str, Any]) -> None:
-    """Refuse to go on with other settings.
-
-    Raises:
-        ValueError: naming the first that differs.
-    """
-    stored_flat, flat = _flat(stored), _flat(json.loads(json.dumps(config)))
-    for name in sorted({*stored_flat, *flat}):
-        if stored_flat.get(name) != flat.get(name):
-            raise ValueError(
-                f"--resume needs the settings the run began with: {name} was {stored_flat.get(name)}, "
-                f"got {flat.get(name)}"
-            )
-
-
 def gather(model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]) -> dict[str, Tensor]:
     """Every tensor that the next step depends on."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
@@ -111,10 +96,3 @@ def _scatter(
             optimizer.state[weight]["momentum_buffer"] = torch.empty_like(weight).copy_(buffer)
     for name, value in average.items():
         value.copy_(tensors[f"average.{name}"])
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat

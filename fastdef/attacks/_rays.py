@@ -1,0 +1,72 @@
+"""RayS: a decision-based attack that searches directions of signs (Chen & Gu, 2020)."""
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+Wrong = Callable[[Tensor, Tensor], Tensor]  # (n, C, H, W) points and their (n,) rows -> (n,) bool: answered wrong
+
+
+def rays(wrong: Wrong, images: Tensor, *, eps: float, queries: int, tolerance: float = 1e-3) -> Tensor:
+    """Find, from answers alone, the direction d of signs in which x + r d is first answered wrong.
+
+    Blocks of signs are flipped, halves first, then quarters, and so on; a flip that is wrong at the best radius so far
+    is kept and its radius found by bisection. Written here and not taken from a library because those there are assume
+    that the same point is answered the same way twice, and stop or never end where a defense draws noise.
+
+    Args:
+        wrong: the only thing that is asked. Where answers are random, by a majority of draws.
+        images: (N, C, H, W) in [0, 1], answered right.
+        eps: an image is through when its radius is this small.
+        queries: calls of ``wrong`` that an image may take.
+        tolerance: of the bisection.
+
+    Returns:
+        (N, C, H, W) points at most ``eps`` from the images, in the best direction found.
+    """
+    count = images[0].numel()
+    signs = torch.ones(len(images), count, dtype=images.dtype, device=images.device)
+    radius = torch.ones_like(signs[:, 0])  # of the whole range: nothing is known yet
+    used = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+    for block in _blocks(count):
+        (rows,) = torch.nonzero((radius > eps) & (used < queries), as_tuple=True)
+        if not len(rows):
+            break
+        flipped = signs[rows]
+        flipped[:, block] *= -1
+        hit = wrong(_point(images[rows], flipped, radius[rows]), rows)
+        used[rows] += 1
+        rows, flipped = rows[hit], flipped[hit]
+        if len(rows):
+            signs[rows] = flipped
+            radius[rows] = _bisect(wrong, images, rows, flipped, radius[rows], used, tolerance)
+    return _point(images, signs, torch.full_like(radius, eps))
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    """All, then halves, quarters, ..., single values; and again."""
+    yield slice(0, 0)
+    while True:
+        parts = 1
+        while parts <= count:
+            edges = torch.linspace(0, count, parts + 1).round().int().tolist()
+            yield from (slice(start, stop) for start, stop in pairwise(edges))
+            parts *= 2
+
+
+def _bisect(
+    wrong: Wrong, images: Tensor, rows: Tensor, signs: Tensor, high: Tensor, used: Tensor, tolerance: float
+) -> Tensor:
+    low = torch.zeros_like(high)
+    while bool((high - low > tolerance).any()):
+        middle = (low + high) / 2
+        hit = wrong(_point(images[rows], signs, middle), rows)
+        used[rows] += 1
+        low, high = torch.where(hit, low, middle), torch.where(hit, middle, high)
+    return high
+
+
+def _point(images: Tensor, signs: Tensor, radius: Tensor) -> Tensor:
+    return (images + radius[:, None, None, None] * signs.view_as(images)).clamp(0, 1)

@@ -1,0 +1,144 @@
+"""How much is spent on an attack."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+DECADES = (-1.0, -0.25, 0.5, 1.25, 2.0)  # log10 of |lambda| in the paper's Table 3
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The effort of every row.
+
+    Attributes:
+        name: of the budget.
+        images: of the data set, at most.
+        heavy: share of them for what costs most: deep loops, the unrolled loop, black boxes, AutoAttack on random
+            defenses, the curves.
+        redraws: R, how often a candidate is judged.
+        rescored: R where candidates are chosen between, and R of the clean images.
+        eot: draws that a gradient is the mean of.
+        iterations: of Auto-PGD.
+        patience: iterations that an image stays after all of a point's draws were answered wrong.
+        depths: steps of the loop that are attacked.
+        along: steps whose gradients are averaged.
+        targets: classes that Auto-PGD aims at, the likeliest first.
+        unrolled: steps of the unrolled loop.
+        unrolled_eot: draws there.
+        unrolled_iterations: iterations there.
+        queries: of the black boxes.
+        query_draws: answers that one decision of a black box is the mean of, each of them a query.
+        autoattack: iterations and targets of AutoAttack's parts, its queries, and its draws in the version "rand".
+        curve_eps: radii of accuracy against eps, in 255ths.
+        curve_iterations: iterations of accuracy against attack steps.
+        batch: images of one unit of work, after which the state is on the disk.
+        compile: torch.compile the classifier that is attacked.
+    """
+
+    name: str
+    images: int
+    heavy: float
+    redraws: int
+    rescored: int
+    eot: int
+    iterations: int
+    patience: int
+    depths: tuple[int, ...]
+    along: int
+    targets: int
+    unrolled: tuple[int, ...]
+    unrolled_eot: int
+    unrolled_iterations: int
+    queries: int
+    query_draws: int
+    autoattack: "AutoAttackEffort"
+    curve_eps: tuple[float, ...]
+    curve_iterations: tuple[int, ...]
+    batch: int
+    compile: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Every figure, by name."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class AutoAttackEffort:
+    """AutoAttack's own figures; what it is published with is ``AutoAttackEffort()``."""
+
+    iterations: int = 100
+    targets: int = 9
+    queries: int = 5000
+    eot: int = 20
+
+
+SMOKE = Budget(
+    name="smoke",
+    images=16,
+    heavy=0.5,
+    redraws=5,
+    rescored=10,
+    eot=4,
+    iterations=10,
+    patience=2,
+    depths=(5, 10, 20),
+    along=5,
+    targets=1,
+    unrolled=(5,),
+    unrolled_eot=2,
+    unrolled_iterations=5,
+    queries=40,
+    query_draws=2,
+    autoattack=AutoAttackEffort(iterations=5, targets=2, queries=100, eot=3),
+    curve_eps=(4, 16),
+    curve_iterations=(1, 5),
+    batch=16,
+    compile=False,
+)
+STANDARD = Budget(
+    name="standard",
+    images=1000,
+    heavy=0.25,
+    redraws=10,
+    rescored=20,
+    eot=20,
+    iterations=100,
+    patience=10,
+    depths=(5, 10, 20),
+    along=10,
+    targets=1,
+    unrolled=(5, 20),
+    unrolled_eot=4,
+    unrolled_iterations=25,
+    queries=5000,
+    query_draws=5,
+    autoattack=AutoAttackEffort(),
+    curve_eps=(2, 4, 16, 32),
+    curve_iterations=(1, 3, 10, 30),
+    batch=64,
+    compile=True,
+)
+FULL = Budget(
+    name="full",
+    images=10_000,
+    heavy=0.1,
+    redraws=10,
+    rescored=20,
+    eot=20,
+    iterations=100,
+    patience=10,
+    depths=(5, 10, 20),
+    along=20,
+    targets=9,
+    unrolled=(5, 10, 20),
+    unrolled_eot=20,
+    unrolled_iterations=100,
+    queries=5000,
+    query_draws=5,
+    autoattack=AutoAttackEffort(),
+    curve_eps=(1, 2, 4, 12, 16, 32),
+    curve_iterations=(1, 3, 10, 30),
+    batch=250,
+    compile=True,
+)
+BUDGETS = {budget.name: budget for budget in (SMOKE, STANDARD, FULL)}

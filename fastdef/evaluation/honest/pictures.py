@@ -1,0 +1,145 @@
+"""The pictures of the report, as text that a page can hold: SVG for curves, PNG in base64 for images."""
+
+import base64
+import io
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fastdef.data import Dataset
+from fastdef.evaluation.honest.draws import Stream, draw_ids
+from fastdef.evaluation.honest.findings import Findings, Line
+from fastdef.evaluation.honest.rows import sanity
+from fastdef.evaluation.honest.target import Target
+from fastdef.nn import prefix
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MAGNIFIED = 8  # times, the difference that an attack makes
+_SHOWN = 4
+
+
+def draw_curves(found: Findings) -> str | None:
+    """Accuracy against eps, and against iterations, with 95 % intervals; None where the curves were not run."""
+    by_eps = [line for line in found.lines if line.case.row == 0 and "eps" in line.case.name]
+    by_iterations = [line for line in found.lines if line.case.name.startswith(f"{sanity.CURVE} iterations")]
+    clean = found.line(0, sanity.CLEAN)
+    if not by_eps or clean is None:
+        return None
+    figure = _figure(9.6, 3.0)
+    left, right = figure.subplots(1, 2, sharey=True)
+    lines = sorted([clean, *by_eps], key=lambda line: line.case.eps)
+    _plot(left, lines, [line.case.eps * 255 for line in lines])
+    left.set_xlabel("eps, in 255ths")
+    left.set_ylabel("answered right, %")
+    lines = sorted(by_iterations, key=lambda line: line.case.settings["iterations"])
+    _plot(right, lines, [line.case.settings["iterations"] for line in lines])
+    right.set_xlabel(f"iterations at eps {found.settings['eps'] * 255:g}/255")
+    right.set_xscale("log")
+    right.set_xticks([line.case.settings["iterations"] for line in lines], minor=False)
+    right.set_xticks([], minor=True)
+    right.xaxis.set_major_formatter("{x:g}")
+    left.set_ylim(-2, 102)
+    return _svg(figure)
+
+
+def draw_steps(found: Findings) -> str | None:
+    """How many steps the defense took: clean, and under the headline's attack; None without a defense."""
+    clean, headline = found.line(0, sanity.CLEAN), found.headline
+    lines = [line for line in (clean, headline) if line is not None and max(line.steps) > 0]
+    if not lines:
+        return None
+    most = max(max(line.steps) for line in lines)
+    edges = torch.logspace(0, torch.log10(torch.tensor(most + 1.0)).item(), 30).tolist()
+    figure = _figure(9.6, 2.4)
+    axis = figure.subplots()
+    for line in lines:
+        shares = [1 / len(line.steps)] * len(line.steps)
+        axis.hist([max(1, n) for n in line.steps], bins=edges, weights=shares, histtype="step", label=line.case.name)
+    axis.set_xscale("log")
+    axis.set_xlabel("steps of the defense")
+    axis.set_ylabel("share of answers")
+    axis.legend(frameon=False, fontsize=8)
+    return _svg(figure)
+
+
+@torch.no_grad()
+def draw_examples(found: Findings, target: Target, dataset: Dataset) -> str | None:
+    """The headline's first images: clean, attacked, their difference, and purified; with a feature map under each."""
+    line = found.headline
+    if line is None or not len(line.examples):
+        return None
+    count = min(_SHOWN, len(line.examples))
+    clean = dataset.floats(0, count)
+    attacked = line.examples[:count].to(clean)
+    stages = {"clean": clean, "attacked": attacked, f"difference x {_MAGNIFIED}": _difference(clean, attacked)}
+    if target.purify is not None:
+        ids = draw_ids(torch.arange(count), range(1), Stream.JUDGE)
+        stages["attacked, purified"] = target.purify(attacked, ids, None)
+    maps = _feature_maps(target, stages)
+    figure = _figure(1.5 * len(stages) * 2, 1.5 * count)
+    axes = figure.subplots(count, 2 * len(stages), squeeze=False)
+    for column, (name, images) in enumerate(stages.items()):
+        axes[0, 2 * column].set_title(name, fontsize=8)
+        axes[0, 2 * column + 1].set_title("features" if maps else "", fontsize=8)
+        for row in range(count):
+            left, right = axes[row, 2 * column], axes[row, 2 * column + 1]
+            image = images[row].clamp(0, 1).cpu()
+            left.imshow(image.permute(1, 2, 0) if len(image) == 3 else image[0], cmap="gray", vmin=0, vmax=1)
+            if maps is not None and not name.startswith("difference"):
+                right.imshow(maps[name][row].cpu(), cmap="viridis")
+            if not name.startswith("difference"):
+                left.set_xlabel(_answer(target, dataset, images[row]), fontsize=7)
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+        for side in axis.spines.values():
+            side.set_visible(False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _difference(clean: Tensor, attacked: Tensor) -> Tensor:
+    return 0.5 + _MAGNIFIED * (attacked - clean) / 2
+
+
+def _feature_maps(target: Target, stages: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    """Of each image the channel that the attack changes most; None where the smoothed layer is not known."""
+    if target.defense is None or target.classifier is None:
+        return None
+    features = {name: prefix(target.defense.model, target.defense.layer)(images) for name, images in stages.items()}
+    channel = (features["attacked"] - features["clean"]).abs().mean((0, 2, 3)).argmax()
+    return {name: values[:, channel] for name, values in features.items()}
+
+
+def _answer(target: Target, dataset: Dataset, image: Tensor) -> str:
+    if target.classifier is None:
+        return ""
+    return dataset.classes[int(target.classifier(image[None]).argmax())]
+
+
+def _plot(axis: object, lines: list[Line], places: list[float]) -> None:
+    scores = [line.score for line in lines if line.score is not None]
+    means = [100 * score.mean for score in scores]
+    low = [100 * max(0.0, score.mean - score.interval[0]) for score in scores]
+    high = [100 * max(0.0, score.interval[1] - score.mean) for score in scores]
+    axis.errorbar(places, means, [low, high], marker="o", markersize=3, capsize=2, linewidth=1)  # type: ignore[attr-defined]
+
+
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _svg(figure: "Figure") -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg")
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

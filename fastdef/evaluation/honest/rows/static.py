@@ -1,0 +1,61 @@
+"""Row 1: the model without its defense under AutoAttack, which the defense must beat; for AFA, its parts too."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+from torch import Tensor, nn
+
+from fastdef.attacks import crafting
+from fastdef.evaluation.honest import autoattack
+from fastdef.evaluation.honest.case import Batch, Case, NotRun, Plan
+from fastdef.evaluation.honest.score import by_label
+from fastdef.evaluation.honest.target import FixedBatch, Target
+from fastdef.evaluation.strengths import views
+
+NAME = "AutoAttack standard"
+STATIC = f"{NAME}, without the defense"
+
+
+def cases(plan: Plan) -> Iterator[Case | NotRun]:
+    """AutoAttack on the classifier alone; where there is no other defense, this is an attack on the target."""
+    model = plan.model
+    if model is None:
+        yield NotRun(1, NAME, "gradients are needed, and this target only answers")
+        return
+    name = STATIC if plan.guarded else NAME
+    yield _case(plan, model, name, counts=not plan.guarded, compile=plan.budget.compile)
+    for name, view in list(views(model).items())[1:]:
+        yield _case(plan, model, f"{NAME}, {name}", counts=False, compile=False, view=view)
+
+
+def _case(
+    plan: Plan,
+    model: nn.Module,
+    name: str,
+    *,
+    counts: bool,
+    compile: bool,
+    view: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> Case:
+    effort = plan.budget.autoattack
+    attacked = FixedBatch(model, plan.budget.batch, compile=True) if compile else model
+
+    def craft(batch: Batch) -> list[Tensor]:
+        with crafting(model):
+            return [
+                autoattack.standard(attacked, batch.images, batch.labels, eps=plan.eps, effort=effort, seed=batch.seed)
+            ]
+
+    return Case(
+        1,
+        name,
+        craft,
+        by_label(Target.plain(model)),
+        eps=plan.eps,
+        images=plan.images,
+        redraws=1,
+        counts=counts,
+        keeps=True,
+        settings={"iterations": effort.iterations, "targets": effort.targets, "queries": effort.queries},
+        view=view,
+    )

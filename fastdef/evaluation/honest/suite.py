@@ -1,0 +1,220 @@
+"""The suite: every case of every row, one batch after another, each kept on the disk before the next begins."""
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastdef.data import Dataset
+from fastdef.defense import ActiveDefense
+from fastdef.evaluation.honest import autoattack
+from fastdef.evaluation.honest.budget import SMOKE, Budget
+from fastdef.evaluation.honest.case import Batch, Case, NotRun, Plan
+from fastdef.evaluation.honest.draws import Stream
+from fastdef.evaluation.honest.findings import Findings, Line
+from fastdef.evaluation.honest.journal import EXAMPLES, Journal, Unit, joined
+from fastdef.evaluation.honest.rows import blackbox, bpda, papers, rand, sanity, static, transfer, unrolled
+from fastdef.evaluation.honest.score import Score, lowest
+from fastdef.evaluation.honest.target import FixedBatch, Target
+
+ROWS = (sanity, static, transfer, bpda, unrolled, papers, blackbox, rand)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a suite is.
+
+    Attributes:
+        case: that is being attacked.
+        done: images done in it.
+        total: its images.
+        share: of the whole suite that is done, in images of all its cases.
+    """
+
+    case: str
+    done: int
+    total: int
+    share: float
+
+
+def honest(
+    target: Target,
+    dataset: Dataset,
+    *,
+    budget: Budget = SMOKE,
+    eps: float = 8 / 255,
+    surrogate: nn.Module | None = None,
+    rows: Sequence[int] = tuple(range(len(ROWS))),
+    seed: int = 0,
+    folder: Path | None = None,
+    resume: bool = False,
+    progress: Callable[[Progress], object] = lambda progress: None,
+) -> Findings:
+    """Attack a target in every way there is, and say what it is worth.
+
+    Args:
+        target: what is deployed; see :class:`Target`.
+        dataset: on the target's device.
+        budget: the effort; its ``images`` bounds how many of the data set are used.
+        eps: radius in pixel units.
+        surrogate: an independent model of the same task, in eval mode, whose attacked images are tried too.
+        rows: which of the rows 0 to 7.
+        seed: of everything that is drawn in an attack.
+        folder: where the state of the work is kept; nowhere if not given.
+        resume: go on with what the folder holds. The accuracies are those of an uninterrupted run.
+        progress: called after every unit of work.
+
+    Raises:
+        ValueError: for an empty data set, rows that there are not, a folder that holds other work, or a missing
+            library.
+    """
+    autoattack.check_installed()
+    if len(dataset) == 0 or not set(rows) <= set(range(len(ROWS))):
+        raise ValueError(f"honest needs images and rows from 0 to 7, got {len(dataset)} images and {list(rows)}")
+    dataset = dataset.take(min(len(dataset), budget.images))
+    if target.classifier is not None and target.classifier.training:
+        raise ValueError("honest needs a classifier in eval mode, got one in training mode; call model.eval()")
+    classes = int(target.answer(dataset.floats(0, 1), torch.zeros(1, dtype=torch.int64)).logits.shape[1])
+    if int(dataset.labels.max()) >= classes:
+        raise ValueError(f"honest needs labels that the model has: {classes} classes, got {int(dataset.labels.max())}")
+    plan = Plan(_fast(target, budget), target.classifier, budget, eps, len(dataset), classes, surrogate)
+    found = [case for row in sorted(set(rows)) for case in ROWS[row].cases(plan)]
+    there = {case.key for case in found if isinstance(case, Case)}
+    cases = [case for case in found if isinstance(case, Case) and (case.needs is None or case.needs in there)]
+    left = [case if isinstance(case, NotRun) else _alone(case) for case in found if case not in cases]
+    settings = _settings(target, dataset, budget, eps, surrogate, seed)
+    with ExitStack() as stack:
+        if folder is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        journal = Journal(folder, settings, resume=resume)
+        worker = _Worker(journal, dataset, budget, seed, cases, progress)
+        lines = [worker.line(case) for case in cases]
+    return Findings(lines, left, settings, target.random)
+
+
+def _alone(case: Case) -> NotRun:
+    return NotRun(case.row, case.name, "it takes another row's images, and that was not asked for")
+
+
+class _Worker:
+    """Does units of work, or finds them done."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        dataset: Dataset,
+        budget: Budget,
+        seed: int,
+        cases: Sequence[Case],
+        progress: Callable[[Progress], object],
+    ) -> None:
+        self._journal = journal
+        self._dataset = dataset
+        self._budget = budget
+        self._seed = seed
+        self._progress = progress
+        self._total = sum(self._count(case) for case in cases)
+        self._done = 0
+
+    def line(self, case: Case) -> Line:
+        """A case from its first batch to its last."""
+        units = []
+        for number, (start, stop) in enumerate(self._spans(case)):
+            unit = self._journal.read(case.key, number)
+            if unit is None:
+                unit = self._work(case, number, start, stop)
+                self._journal.write(case.key, number, unit)
+            units.append(unit)
+            self._done += stop - start
+            self._progress(Progress(f"{case.row} {case.name}", stop, self._count(case), self._done / self._total))
+        verdict, count = joined(units), self._count(case)
+        crafting = sum(unit.crafting for unit in units) / count
+        judging = sum(unit.judging for unit in units) / count
+        first = units[0].images[:EXAMPLES]
+        steps = verdict.steps.flatten().tolist()
+        return Line(case, Score.of(verdict) if len(verdict.right) else None, crafting, judging, first, steps)
+
+    def _count(self, case: Case) -> int:
+        return min(case.images, len(self._dataset))
+
+    def _spans(self, case: Case) -> Iterator[tuple[int, int]]:
+        count, size = self._count(case), self._budget.batch
+        return ((start, min(start + size, count)) for start in range(0, count, size))
+
+    def _work(self, case: Case, number: int, start: int, stop: int) -> Unit:
+        images, labels = self._dataset.floats(start, stop), self._dataset.labels[start:stop]
+        batch = Batch(
+            images=images,
+            labels=labels,
+            ids=torch.arange(start, stop),
+            seed=_seed(self._seed, case.key, number),
+            kept=lambda key: self._kept(key, number).to(images),
+        )
+        with case.view():
+            begin = time.perf_counter()
+            made = lowest(case.judge, batch, case.craft(batch), redraws=case.redraws)
+            middle = time.perf_counter()
+            verdict = case.judge(batch, made, case.redraws, Stream.JUDGE)
+            end = time.perf_counter()
+        return Unit(verdict, made if case.keeps else made[:EXAMPLES], middle - begin, end - middle)
+
+    def _kept(self, key: str, number: int) -> Tensor:
+        unit = self._journal.read(key, number)
+        if unit is None:
+            raise ValueError(f"a unit of {key} has gone from the folder: evaluate into another one")
+        return unit.images
+
+
+def _seed(seed: int, key: str, number: int) -> int:
+    """Of a unit: it depends on what the unit is, and not on what was done before it."""
+    digest = hashlib.sha256(f"{seed} {key} {number}".encode()).digest()
+    return int.from_bytes(digest[:4], "little")
+
+
+def _settings(
+    target: Target, dataset: Dataset, budget: Budget, eps: float, surrogate: nn.Module | None, seed: int
+) -> dict[str, Any]:
+    """All that the accuracies depend on."""
+    return {
+        "data": f"{dataset.name} {dataset.split}",
+        "images": len(dataset),
+        "images_sha256": _digest([dataset.images, dataset.labels]),
+        "eps": eps,
+        "seed": seed,
+        "budget": budget.to_json(),
+        "model_sha256": None if target.classifier is None else _digest(_tensors(target.classifier)),
+        "defense": None if target.defense is None else _described(target.defense),
+        "surrogate_sha256": None if surrogate is None else _digest(_tensors(surrogate)),
+        "device": str(dataset.images.device),
+        "torch": torch.__version__,
+    }
+
+
+def _described(defense: ActiveDefense) -> dict[str, Any]:
+    options = {"seed": defense.seed, "solver": repr(defense.solver), "dtype": str(defense.dtype).removeprefix("torch.")}
+    return {**defense.config(), **options}
+
+
+def _fast(target: Target, budget: Budget) -> Target:
+    """The target with a compiled classifier for gradients, where the budget is worth the compiling."""
+    if target.classifier is None or not budget.compile:
+        return target
+    return replace(target, classifier=FixedBatch(target.classifier, budget.batch, compile=True), batch=budget.batch)
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [tensor for _, tensor in sorted(model.state_dict().items())]
+
+
+def _digest(tensors: list[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

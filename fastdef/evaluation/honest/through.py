@@ -1,0 +1,88 @@
+"""Gradients through a defense: BPDA over the loop, expectation over the noise (Athalye et al., 2018).
+
+The purification's gradient is taken for the identity's. For Active Defense in eval mode this is no approximation where
+the attacker's loop is as long as the defense's: stem, first group and L_F are piecewise linear, so that the second
+derivative, which unrolling would add, is zero (a test).
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from fastdef.attacks import Ask, Goal, Query, white_box
+from fastdef.defense import ActiveDefense
+from fastdef.evaluation.honest.draws import Draws
+from fastdef.evaluation.honest.target import Target
+
+Path = Callable[[Tensor, Tensor], Iterator[Tensor]]  # noisy copies and their ids -> points to take gradients at
+
+
+def bpda(target: Target, goal: Goal, draws: Draws, *, eot: int, steps: int | None = None) -> Ask:
+    """Mean over ``eot`` draws of the gradient at the purified image, the loop cut after ``steps``.
+
+    Raises:
+        ValueError: for a target without a classifier.
+    """
+
+    def end(images: Tensor, ids: Tensor) -> Iterator[Tensor]:
+        yield images if target.purify is None else target.purify(images, ids, steps)
+
+    return _along(target, goal, draws, eot if target.random else 1, end)
+
+
+def iterates(target: Target, goal: Goal, draws: Draws, *, eot: int, steps: int) -> Ask:
+    """The same, with the gradient averaged over the noised image and every step of the loop up to ``steps``.
+
+    Raises:
+        ValueError: for a target that is no Active Defense.
+    """
+    if target.defense is None:
+        raise ValueError("gradients along the iterates need an Active Defense")
+    defense = target.defense
+    return _along(target, goal, draws, eot, lambda images, ids: trajectory(defense, images, ids, steps))
+
+
+@torch.no_grad()
+def trajectory(defense: ActiveDefense, images: Tensor, ids: Tensor, steps: int) -> Iterator[Tensor]:
+    """The noised images, and the images after each of the first ``steps`` steps; one that is done stays."""
+    t = defense.noised(images, ids=ids)
+    step = defense.masked_step(t)
+    taken = torch.zeros(len(t), dtype=torch.int32, device=t.device)
+    limits, delta = torch.full_like(taken, steps), t.new_tensor(defense.delta)
+    yield t
+    for _ in range(steps):
+        t, taken, _, _ = step(t, taken, limits, delta)
+        yield t
+
+
+def _along(target: Target, goal: Goal, draws: Draws, eot: int, path: Path) -> Ask:
+    if target.classifier is None:
+        raise ValueError("a gradient needs a target with a classifier, got an opaque one")
+    classify = in_parts(white_box(target.classifier, goal), target.batch)
+
+    def ask(x: Tensor, rows: Tensor) -> Query:
+        ids = draws.next(rows, eot)
+        copies, owners = x.detach().repeat_interleave(eot, 0), rows.repeat_interleave(eot)
+        total, count = torch.zeros_like(copies), 0
+        for point in path(copies, ids):
+            query = classify(point, owners)
+            total, count = total + query.gradient, count + 1
+        return mean_over_draws(Query(query.loss, total / count, query.right), eot)
+
+    return ask
+
+
+def in_parts(ask: Ask, size: int) -> Ask:
+    """The same, ``size`` points at once: what bounds the memory of a gradient."""
+
+    def parts(x: Tensor, rows: Tensor) -> Query:
+        found = [ask(*part) for part in zip(x.split(size), rows.split(size), strict=True)]
+        return Query(*(torch.cat(values) for values in zip(*found, strict=True)))
+
+    return parts
+
+
+def mean_over_draws(query: Query, eot: int) -> Query:
+    """(n * eot, ...) to (n, ...)."""
+    return Query(*(value.unflatten(0, (-1, eot)).mean(1) for value in query))
