@@ -42,3 +42,52 @@ def test_refusals_are_one_line(refuse, model_file, data, tmp_path):
     assert "out.json" in refuse(
         "evaluate", model_file, *data, "--limit", "2", "--steps", "1", "--undefended", "--json", missing
     )
+
+
+SMOKE = ["--suite", "honest", "--limit", "2"]
+
+
+def test_the_honest_suite_prints_its_headline_and_writes_its_report(run, model_file, data, tmp_path):
+    """Row 0 alone has no headline; a model with random weights fails its checks, which is status 1."""
+    status, out, _ = run(
+        "evaluate",
+        model_file,
+        *data,
+        *SMOKE,
+        "--rows",
+        "0,3",
+        "--report",
+        tmp_path / "r",
+        "--json",
+        tmp_path / "o.json",
+    )
+
+    found = json.loads((tmp_path / "o.json").read_text())
+    assert status == (0 if found["passed"] else 1)
+    assert "leaves" in " ".join(out.split())
+    assert found["settings"]["budget"]["name"] == "smoke"
+    assert found["headline_of"].startswith("3 ")
+    assert (tmp_path / "r" / "report.html").is_file()
+    assert json.loads((tmp_path / "r" / "report.json").read_text()) == found
+
+
+def test_the_honest_suite_goes_on_where_it_was(run, model_file, data, tmp_path):
+    arguments = [model_file, *data, *SMOKE, "--rows", "0", "--report", tmp_path]
+
+    run("evaluate", *arguments, "--undefended", "--json", tmp_path / "a.json")
+    run("evaluate", *arguments, "--undefended", "--json", tmp_path / "b.json", "--resume")
+
+    assert (tmp_path / "a.json").read_text() == (tmp_path / "b.json").read_text()
+
+
+def test_refusals_of_the_honest_suite_are_one_line(refuse, model_file, data, tmp_path):
+    arguments = ["evaluate", model_file, *data, "--suite", "honest"]
+
+    assert "--suite needs static or honest, got 'brave'" in refuse(*arguments[:-1], "brave")
+    assert "--budget needs one of smoke, standard, full" in refuse(*arguments, "--budget", "vast")
+    assert "--rows needs numbers from 0 to 7" in refuse(*arguments, "--rows", "a")
+    assert "rows from 0 to 7" in refuse(*arguments, "--rows", "9")
+    assert "--report folder" in refuse(*arguments, "--resume")
+    assert "--dtype needs one of" in refuse(*arguments, "--dtype", "int8")
+    assert "no such file" in refuse(*arguments, "--surrogate", tmp_path / "none.safetensors").lower()
+    assert "none in" in refuse("evaluate", tmp_path, *data, "--suite", "honest")

@@ -36,6 +36,7 @@ def test_a_short_name_becomes_a_dictionary_that_json_holds():
     ("name", "expected"),
     [
         ("resnet-34", {"name": "resnet", "depth": 34}),
+        ("resnet-50-8", {"name": "resnet", "depth": 50, "width": 8}),
         ("preactresnet-18", {"name": "preact_resnet", "depth": 18}),
     ],
 )
@@ -45,7 +46,9 @@ def test_the_residual_networks_have_short_names(name, expected):
 
 @pytest.mark.parametrize("name", ["vgg-16", "wrn-16", "wrn-16-4-2", "WRN-16-4", "resnet", "", "wrn-16-4\n", "wrn-٢٨-1"])
 def test_a_name_that_is_not_known_is_refused_with_those_that_are(name):
-    with pytest.raises(ValueError, match="wrn-DEPTH-WIDTH, resnet-18, resnet-34, resnet-50, preactresnet-18; got"):
+    with pytest.raises(
+        ValueError, match="wrn-DEPTH-WIDTH, resnet-18, resnet-34, resnet-50, resnet-DEPTH-WIDTH, preactresnet-18; got"
+    ):
         parse_architecture(name)
 
 

@@ -87,9 +87,10 @@ def draw_examples(found: Findings, target: Target, dataset: Dataset) -> str | No
         for row in range(count):
             left, right = axes[row, 2 * column], axes[row, 2 * column + 1]
             image = images[row].clamp(0, 1).cpu()
-            left.imshow(image.permute(1, 2, 0) if len(image) == 3 else image[0], cmap="gray", vmin=0, vmax=1)
+            pixels = (image.permute(1, 2, 0) if len(image) == 3 else image[0]).numpy()
+            left.imshow(pixels, cmap="gray", vmin=0, vmax=1)
             if maps is not None and not name.startswith("difference"):
-                right.imshow(maps[name][row].cpu(), cmap="viridis")
+                right.imshow(maps[name][row].numpy(force=True), cmap="viridis")
             if not name.startswith("difference"):
                 left.set_xlabel(_answer(target, dataset, images[row]), fontsize=7)
     for axis in axes.flat:

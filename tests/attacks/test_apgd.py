@@ -1,0 +1,153 @@
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from fastdef.attacks import apgd, apgd_targeted, cross_entropy, dlr, likeliest, margin, search, targeted_dlr, white_box
+from fastdef.attacks._goal import Goal, Query, untargeted
+
+EPS = 8 / 255
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5)).eval()
+
+
+@pytest.fixture
+def batch(model):
+    images = torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    return images, model(images).argmax(1)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, dlr, margin])
+def test_it_stays_in_the_ball_and_turns_answers(model, batch, loss):
+    images, labels = batch
+
+    attacked = apgd(model, images, labels, eps=EPS, iterations=20, loss=loss)
+
+    assert (attacked - images).abs().max() <= EPS + 1e-7
+    assert attacked.min() >= 0
+    assert attacked.max() <= 1
+    assert (model(attacked).argmax(1) == labels).float().mean() < 0.3
+
+
+def test_the_targeted_form_turns_answers_too(model, batch):
+    images, labels = batch
+
+    attacked = apgd_targeted(model, images, labels, eps=EPS, iterations=20, targets=4)
+
+    assert (attacked - images).abs().max() <= EPS + 1e-7
+    assert (model(attacked).argmax(1) == labels).float().mean() < 0.3
+
+
+def test_an_image_does_not_depend_on_its_neighbours(model, batch):
+    images, labels = batch
+
+    def attack(rows):
+        goal = untargeted(labels[rows])
+        generator = torch.Generator().manual_seed(0)
+        return search([white_box(model, goal)], images[rows], eps=EPS, iterations=8, generator=generator)
+
+    both = attack(torch.tensor([0, 1]))
+    swapped = attack(torch.tensor([0, 5]))
+
+    torch.testing.assert_close(both[0], swapped[0])
+
+
+def test_an_image_that_has_fallen_is_asked_for_no_more(model, batch):
+    images, _ = batch
+    asked = []
+
+    def ask(x, rows):
+        asked.append(rows.tolist())
+        return Query(torch.zeros(len(x)), torch.ones_like(x), (rows != 3).float())
+
+    search([ask], images, eps=EPS, iterations=5, patience=1)
+
+    assert sum(3 in rows for rows in asked) == 2  # its start, and one iteration more
+    assert all(0 in rows for rows in asked)
+
+
+def test_of_random_answers_the_point_that_fewest_draws_answer_right_is_kept(batch):
+    images, _ = batch
+    shares = iter([1.0, 0.5, 0.75, 0.25, 0.5, 1.0])
+    asked = []
+
+    def ask(x, rows):
+        asked.append(x.clone())
+        share = next(shares)
+        return Query(torch.zeros(len(x)), torch.randn_like(x), torch.full((len(x),), share))
+
+    found = search([ask], images, eps=EPS, iterations=5)
+
+    assert torch.equal(found, asked[3])
+
+
+def test_the_step_halves_where_the_loss_does_not_rise(batch):
+    images = torch.full((1, 1, 2, 2), 0.5)
+    moves = []
+
+    def ask(x, rows):
+        moves.append(x.clone())
+        return Query(torch.zeros(1), (-1.0) ** len(moves) * torch.ones_like(x), torch.ones(1))
+
+    search([ask], images, eps=0.1, iterations=60)
+
+    widths = [float((b - a).abs().max()) for a, b in pairwise(moves)]
+    assert max(widths[-10:]) < max(widths[:10]) / 4
+
+
+def test_dlr_is_the_published_formula_and_blind_to_scale():
+    logits = torch.tensor([[3.0, 1.0, 0.0, -2.0], [1.0, 4.0, 2.0, 0.0]])
+    labels = torch.tensor([0, 0])
+
+    torch.testing.assert_close(dlr(logits, labels), torch.tensor([-(3 - 1) / (3 - 0), -(1 - 4) / (4 - 1)]))
+    torch.testing.assert_close(dlr(7 * logits, labels), dlr(logits, labels))
+    torch.testing.assert_close(
+        targeted_dlr(logits, labels, torch.tensor([1, 2])),
+        torch.tensor([-(3 - 1) / (3 - (0 - 2) / 2), -(1 - 2) / (4 - (1 + 0) / 2)]),
+    )
+
+
+def test_the_likeliest_classes_leave_the_label_out():
+    logits = torch.tensor([[5.0, 1.0, 4.0, 2.0]])
+
+    assert [int(target) for target in likeliest(logits, torch.tensor([0]), 9)] == [2, 3, 1]
+    assert [int(target) for target in likeliest(logits, torch.tensor([2]), 2)] == [0, 3]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"eps": -0.1}, "finite eps"),
+        ({"iterations": 0}, "at least one step"),
+        ({"restarts": 0}, "at least one restart"),
+        ({"labels": torch.full((12,), 5)}, "5 classes, got a label 5"),
+    ],
+)
+def test_bad_input_is_refused(model, batch, change, message):
+    images, labels = batch
+    arguments = {"images": images, "labels": labels, "eps": EPS, "iterations": 1, **change}
+
+    with pytest.raises(ValueError, match=message):
+        apgd(model, **arguments)
+
+
+def test_three_classes_are_too_few_for_the_targeted_loss(batch):
+    images, _ = batch
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+
+    with pytest.raises(ValueError, match="at least four classes, got 3"):
+        apgd_targeted(model, images, torch.zeros(12, dtype=torch.int64), eps=EPS)
+
+
+def test_any_goal_can_be_asked_for(model, batch):
+    images, _ = batch
+    goal = Goal(lambda logits, rows: logits[:, 4], lambda logits, rows: logits[:, 4] < 1e9)
+
+    raised = search([white_box(model, goal)], images, eps=EPS, iterations=10)
+
+    assert bool((model(raised)[:, 4] > model(images)[:, 4]).all())
