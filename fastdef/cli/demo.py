@@ -28,7 +28,9 @@ def demo(
         f"{figures['device']}, {figures['threads']} threads, torch {figures['versions']['torch']}."
     )
     console.print(
-        "The attack does not know of the defense. One that does will get further: see the README on what this is worth."
+        f"The second line's attack does not know of the defense. {found.knowing.sentence} More iterations and more "
+        "attacks get further: `fastdef evaluate --suite honest`, and the README on what this is worth.",
+        highlight=False,
     )
     console.print(_afa_table(found))
     if figure is not None:
@@ -51,6 +53,17 @@ def _table(found: Demo) -> Table:
             f"{figures[defended]:.1%}",
             str(int(answers.steps.median())),
             f"{int(answers.converged.sum())}/{len(answers.converged)}",
+        )
+    headline = found.knowing.headline
+    if headline is not None and headline.score is not None:
+        score = headline.score
+        name = f"attacks that know the defense, {score.count} images"
+        table.add_row(
+            name,
+            "",
+            f"{score.mean:.1%}",
+            str(score.steps_median),
+            f"{score.count * score.redraws - score.capped}/{score.count * score.redraws}",
         )
     return table
 

@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,14 @@ from fastdef.data import load_dataset
 from fastdef.defense import ActiveDefense, Defended
 from fastdef.defense.naive import lockstep, whole_network
 from fastdef.evaluation import Strengths, evaluate_strengths
+from fastdef.evaluation.honest import BUDGETS, Findings, Target, honest
 
 ASSETS = Path(fastdef.__file__).parent / "assets"
 EPS = 8 / 255
 STRENGTHS_ON = 256  # images that the AFA model is attacked on
+KNOWING = replace(  # an attacker who knows the defense, for a minute
+    BUDGETS["smoke"], images=32, heavy=0.25, iterations=20, patience=5, depths=(10,), along=10
+)
 TIMED = 64  # images that both loops smooth for the clock: one full batch of the naive loop
 REPEATS = 3
 
@@ -37,6 +41,7 @@ class Demo:
         classes: names of the classes.
         undefended: logits of the images and of the attacked images.
         defended: what the defense made of both.
+        knowing: what attackers who know the defense leave of some of the images: row 3 of the honest suite.
         naive_seconds: the naive loop on ``TIMED`` attacked images, median.
         seconds: ours on the same, median.
         afa: the shipped AFA model under attacks of every strength.
@@ -49,6 +54,7 @@ class Demo:
     classes: tuple[str, ...]
     undefended: tuple[Tensor, Tensor]
     defended: tuple[Defended, Defended]
+    knowing: Findings
     naive_seconds: float
     seconds: float
     afa: Strengths
@@ -67,6 +73,7 @@ class Demo:
             "attacked": self.accuracy(self.undefended[1]),
             "defended_clean": self.accuracy(clean.logits),
             "defended_attacked": self.accuracy(attacked.logits),
+            "knowing": self.knowing.to_json(),
             "images": len(self.images),
             "images_per_second_naive": TIMED / self.naive_seconds,
             "images_per_second": TIMED / self.seconds,
@@ -105,12 +112,24 @@ def run(*, count: int = 512, model: Path = ASSETS / "smoothing.safetensors", ste
     clean = defense.defend(images)
     step("defending: attacked images")
     recovered = defense.defend(attacked)
+    step(f"defending: against attackers who know the defense, {KNOWING.images} images")
+    knowing = honest(Target.defended(defense), dataset, budget=KNOWING, rows=[3])
     step("timing: the naive loop and ours on the same images")
     naive_seconds, seconds = _time(defense, attacked[:TIMED])
     step("AFA: attacks of every strength on the other classifier")
     afa = evaluate_strengths(load(ASSETS / "afa.safetensors").model, dataset.take(STRENGTHS_ON), parts=False)
     return Demo(
-        defense, images, attacked, labels, dataset.classes, undefended, (clean, recovered), naive_seconds, seconds, afa
+        defense=defense,
+        images=images,
+        attacked=attacked,
+        labels=labels,
+        classes=dataset.classes,
+        undefended=undefended,
+        defended=(clean, recovered),
+        knowing=knowing,
+        naive_seconds=naive_seconds,
+        seconds=seconds,
+        afa=afa,
     )
 
 
