@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastdef.attacks import crafting
 from fastdef.data import Dataset
 from fastdef.defense import ActiveDefense
 from fastdef.evaluation.honest import autoattack
@@ -92,7 +93,7 @@ def honest(
     cases = [case for case in found if isinstance(case, Case) and (case.needs is None or case.needs in there)]
     left = [case if isinstance(case, NotRun) else _alone(case) for case in found if case not in cases]
     settings = _settings(target, dataset, budget, eps, surrogate, seed)
-    with ExitStack() as stack:
+    with ExitStack() as stack, crafting(target.classifier), crafting(surrogate):  # compiled weights' gradients cost
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         journal = Journal(folder, settings, resume=resume)
