@@ -35,6 +35,7 @@ def evaluate(
     eps: Annotated[float, typer.Option(help="radius of the attack, in 255ths")] = 8.0,
     steps: Annotated[int, typer.Option(min=1, help="of the static attack")] = 20,
     loss: Annotated[str, typer.Option(help="of the static attack: cross_entropy or margin (C&W)")] = "cross_entropy",
+    delta: Annotated[float | None, typer.Option(help="threshold of the defense, if not its calibrated one")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="steps of the defense an image may take")] = None,
     outer_loops: Annotated[int | None, typer.Option(min=1, help="runs of the defense averaged")] = None,
     undefended: Annotated[bool, typer.Option("--undefended", help="leave the defense out")] = False,
@@ -65,7 +66,7 @@ def evaluate(
     place = check_device(device)
     dataset = load_dataset(data, split, root=root, download=download)
     dataset = (dataset if limit is None else dataset.take(limit)).to(place)
-    given = {"max_steps": max_steps, "outer_loops": outer_loops, "compile": compile}
+    given = {"delta": delta, "max_steps": max_steps, "outer_loops": outer_loops, "compile": compile}
     options: dict[str, Any] = {"seed": seed, "dtype": _DTYPES[dtype], "compile": suite == "static" or budget != "smoke"}
     options |= {name: value for name, value in given.items() if value is not None}
     if suite == "honest":

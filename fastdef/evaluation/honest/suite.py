@@ -4,7 +4,7 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -84,9 +84,7 @@ def honest(
     dataset = dataset.take(min(len(dataset), budget.images))
     if target.classifier is not None and target.classifier.training:
         raise ValueError("honest needs a classifier in eval mode, got one in training mode; call model.eval()")
-    classes = int(target.answer(dataset.floats(0, 1), torch.zeros(1, dtype=torch.int64)).logits.shape[1])
-    if int(dataset.labels.max()) >= classes:
-        raise ValueError(f"honest needs labels that the model has: {classes} classes, got {int(dataset.labels.max())}")
+    classes = _classes(target, dataset)
     plan = Plan(_fast(target, budget), target.classifier, budget, eps, len(dataset), classes, surrogate)
     found = [case for row in sorted(set(rows)) for case in ROWS[row].cases(plan)]
     there = {case.key for case in found if isinstance(case, Case)}
@@ -100,6 +98,16 @@ def honest(
         worker = _Worker(journal, dataset, budget, seed, cases, progress)
         lines = [worker.line(case) for case in cases]
     return Findings(lines, left, settings, target.random)
+
+
+def _classes(target: Target, dataset: Dataset) -> int:
+    first, again = (target.answer(dataset.floats(0, 1), torch.zeros(1, dtype=torch.int64)).logits for _ in range(2))
+    if not target.random and not torch.allclose(first, again, rtol=1e-3, atol=1e-3):
+        raise ValueError("honest needs to know that a target is random, and got one that is and does not say so")
+    classes = first.shape[1]
+    if int(dataset.labels.max()) >= classes:
+        raise ValueError(f"honest needs labels that the model has: {classes} classes, got {int(dataset.labels.max())}")
+    return classes
 
 
 def _alone(case: Case) -> NotRun:
@@ -160,7 +168,7 @@ class _Worker:
             seed=_seed(self._seed, case.key, number),
             kept=lambda key: self._kept(key, number).to(images),
         )
-        with case.view():
+        with case.view(), _seeded(batch):
             begin = time.perf_counter()
             made = lowest(case.judge, batch, case.craft(batch), redraws=case.redraws)
             middle = time.perf_counter()
@@ -173,6 +181,14 @@ class _Worker:
         if unit is None:
             raise ValueError(f"a unit of {key} has gone from the folder: evaluate into another one")
         return unit.images
+
+
+@contextmanager
+def _seeded(batch: Batch) -> Iterator[None]:
+    """Torch's generators belong to the unit: what draws from them inside a model draws the same after a resume."""
+    with torch.random.fork_rng(devices=[batch.images.device] if batch.images.is_cuda else []):
+        torch.manual_seed(batch.seed)
+        yield
 
 
 def _seed(seed: int, key: str, number: int) -> int:

@@ -48,9 +48,9 @@ class Target:
     batch: int = 128
 
     @classmethod
-    def plain(cls, model: nn.Module) -> "Target":
-        """A module that answers for itself."""
-        return cls(lambda images, ids: _plain(model, images), classifier=model)
+    def plain(cls, model: nn.Module, *, random: bool = False) -> "Target":
+        """A module that answers for itself; ``random`` if it draws from torch's generator while it does."""
+        return cls(lambda images, ids: _plain(model, images), classifier=model, random=random)
 
     @classmethod
     def defended(cls, defense: ActiveDefense) -> "Target":
@@ -94,7 +94,7 @@ class Target:
             raise ValueError("with_classifier needs a target with a classifier, got an opaque one")
         purify = self.purify
         if purify is None:
-            return Target.plain(classifier)
+            return Target.plain(classifier, random=self.random)
         return replace(
             self,
             answer=lambda images, ids: _plain(classifier, purify(images, ids, None)),

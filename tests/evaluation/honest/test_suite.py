@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import fastdef
 from fastdef.data import Dataset
 from fastdef.defense.noise import uniform_noise
 from fastdef.demo.run import ASSETS
@@ -131,6 +132,44 @@ def test_what_only_answers_is_attacked_by_black_boxes(model, dataset, tiny):
 
     assert {line.case.row for line in found.lines} == {0, 2, 6}
     assert {case.row for case in found.not_run} == {0, 1, 3, 4, 5, 7}
+
+
+class Noisy(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        return self.model(images + 0.1 * torch.randn_like(images))
+
+
+def test_a_module_that_draws_inside_is_attacked_as_random_and_resumes_too(model, dataset, tiny, tmp_path):
+    target = Target.plain(Noisy(model).eval(), random=True)
+
+    found = honest(target, dataset, budget=tiny, rows=[0, 6, 7], folder=tmp_path)
+    next((tmp_path / "units").glob("7-*anew*")).unlink()
+    next((tmp_path / "units").glob("0-random*")).unlink()
+    again = honest(target, dataset, budget=tiny, rows=[0, 6, 7], folder=tmp_path, resume=True)
+
+    assert found.line(0, sanity.CLEAN).score.redraws == tiny.rescored
+    assert found.line(7, "AutoAttack rand, judged anew") is not None
+    assert told(again) == told(found)
+
+
+def test_a_random_module_that_does_not_say_so_is_refused(model, dataset, tiny):
+    with pytest.raises(ValueError, match="random, and got one that is and does not say so"):
+        honest(Target.plain(Noisy(model).eval()), dataset, budget=tiny, rows=[0])
+
+
+@pytest.mark.gpu
+def test_it_runs_on_a_gpu(model, dataset, tiny):
+    moved = copy.deepcopy(model).cuda()
+    defense = fastdef.ActiveDefense(moved, beta=3.0, max_steps=6)
+    defense.calibrate(dataset.floats(0, 8).cuda(), ratio=1.0)
+
+    found = honest(Target.defended(defense), dataset.to("cuda"), budget=tiny, surrogate=moved)
+
+    assert {line.case.row for line in found.lines} == set(range(8))
 
 
 def test_rows_that_take_another_row_s_images_say_so(defense, dataset, tiny):

@@ -32,8 +32,11 @@ class Differentiable(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(n, C, H, W) images -> (n, classes) logits."""
         target = self._target
-        if target.purify is None or target.classifier is None:
-            raise ValueError("AutoAttack rand needs a target with a purification and a classifier")
+        if target.classifier is None:
+            raise ValueError("AutoAttack rand needs a target with a classifier")
+        if target.purify is None:
+            answers: Tensor = target.classifier(images)
+            return answers
         ids = self._draws.next(torch.arange(len(images)) % self._count, 1)
         change = target.purify(images.detach(), ids, None) - images.detach()
         logits: Tensor = target.classifier(images + change)
@@ -43,7 +46,7 @@ class Differentiable(nn.Module):
 def cases(plan: Plan) -> Iterator[Case | NotRun]:
     """The same run, counted in two ways."""
     budget, target = plan.budget, plan.target
-    if not target.random or target.purify is None or target.classifier is None:
+    if not target.random or target.classifier is None:
         reason = "nothing is random" if not target.random else "gradients are needed, and this target only answers"
         yield NotRun(7, "AutoAttack rand", reason)
         return

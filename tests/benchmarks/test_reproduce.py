@@ -1,0 +1,84 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.reproduce import afa, smoothing
+from benchmarks.reproduce.stages import Stage, run
+from fastdef.data import write_idx
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    generator = torch.Generator().manual_seed(0)
+    for split, count in (("train", 160), ("test", 20)):
+        images = torch.randint(0, 256, (count, 1, 28, 28), generator=generator).to(torch.uint8)
+        write_idx(root, split, images, torch.arange(count) % 10)
+    return root
+
+
+def reproduce(root, out, *arguments):
+    command = [sys.executable, "-m", "benchmarks.reproduce", *arguments, "--data", "fashion-mnist", "--root", str(root)]
+    command += ["--architecture", "wrn-10-1", "--epochs", "1", "--train-limit", "160", "--limit", "2"]
+    return subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, cwd=REPOSITORY)
+
+
+def test_what_is_done_is_not_done_again(tmp_path):
+    stages = [Stage("version", ["--version"]), Stage("help", ["--help"])]
+
+    assert run(stages[:1], tmp_path, minutes=None)
+    before = (tmp_path / "version.log").stat().st_mtime_ns
+    assert run(stages, tmp_path, minutes=None)
+
+    assert (tmp_path / "version.log").stat().st_mtime_ns == before
+    assert list(json.loads((tmp_path / "stages.json").read_text())) == ["version", "help"]
+
+
+def test_out_of_time_it_stops_and_says_so(tmp_path, capsys):
+    assert not run([Stage("version", ["--version"])], tmp_path, minutes=0)
+    assert "the same command goes on here" in capsys.readouterr().out
+
+
+def test_a_stage_that_fails_ends_it_with_its_last_words(tmp_path):
+    with pytest.raises(SystemExit, match="load_dataset needs root"):
+        run([Stage("wrong", ["evaluate", "model.safetensors", "--data", "cifar10"])], tmp_path, minutes=None)
+
+
+def test_no_two_stages_share_a_name():
+    plans = {
+        "smoothing": smoothing.stages(smoothing.Plan([], "wrn-28-10", 1, None, 1, "smoke", "0", "cpu"), Path("o")),
+        "afa": afa.stages(afa.Plan([], "a", "b", 1, 1, ("pgd-at", "mart"), (2, 3, 9), None, 1, "cpu"), Path("o")),
+    }
+
+    for stages in plans.values():
+        names = [stage.name for stage in stages]
+        assert len(set(names)) == len(names)
+
+
+@pytest.mark.slow
+def test_the_smoothing_paper_is_gone_through_to_its_table(root, tmp_path):
+    ended = reproduce(root, tmp_path, "smoothing", "--budget", "smoke")
+
+    assert ended.returncode == 0, ended.stderr
+    table = (tmp_path / "table.md").read_text()
+    assert table.count("| Tables 1, 2 |") == 18
+    assert table.count("| Table 3 |") == 10
+    assert "honest headline" in table
+    assert (tmp_path / "figures-2-3.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_the_afa_paper_is_gone_through_to_its_table(root, tmp_path):
+    ended = reproduce(root, tmp_path, "afa", "--methods", "pgd-at")
+
+    assert ended.returncode == 0, ended.stderr
+    table = (tmp_path / "table.md").read_text()
+    assert table.count("| Table 1 |") == 12
+    assert "images of the surrogate" in table
+    assert (tmp_path / "figures-3-6.png").is_file()
