@@ -129,6 +129,17 @@ class Findings:
         """Whether every check holds; where one does not, the headline is an upper bound at best."""
         return all(check.passed for check in self.checks)
 
+    @property
+    def dtype(self) -> str:
+        """Of the convolutions in the defense's loop; everything else is float32."""
+        defense = self.settings["defense"]
+        return "float32" if defense is None else str(defense["dtype"])
+
+    def lines_json(self) -> list[dict[str, Any]]:
+        """Every line with what it was made with."""
+        made = {"seed": self.settings["seed"], "device": self.settings["device"], "dtype": self.dtype}
+        return [{**line.to_json(), **made} for line in self.lines]
+
     def to_json(self) -> dict[str, Any]:
         """Everything, JSON-able."""
         headline = self.headline
@@ -138,7 +149,7 @@ class Findings:
             "sentence": self.sentence,
             "passed": self.passed,
             "checks": [check.__dict__ for check in self.checks],
-            "lines": [line.to_json() for line in self.lines],
+            "lines": self.lines_json(),
             "not_run": [case.__dict__ for case in self.not_run],
             "settings": self.settings,
         }

@@ -18,6 +18,7 @@ from fastdef.evaluation.honest.target import Target
 _COLUMNS = [
     *("row", "name", "eps", "counts", "count", "redraws", "mean", "deviation", "interval", "worst", "one_shot", "loss"),
     *("steps_median", "steps_most", "capped", "seconds_to_attack_an_image", "seconds_to_answer_an_image"),
+    *("seed", "device", "dtype"),
 ]
 
 
@@ -43,7 +44,7 @@ def write_report(found: Findings, folder: Path, target: Target, dataset: Dataset
     with writing_aside(folder / "report.csv") as aside, aside.open("w", newline="") as file:
         table = csv.DictWriter(file, _COLUMNS, extrasaction="ignore")
         table.writeheader()
-        table.writerows(line.to_json() for line in found.lines)
+        table.writerows(found.lines_json())
     if entry is not None:
         with writing_aside(folder / "robustbench.json") as aside:
             aside.write_text(json.dumps(entry, indent=1) + "\n")
