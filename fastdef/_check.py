@@ -14,6 +14,20 @@ def check_images(images: Tensor, *, where: str) -> None:
     Raises:
         ValueError: naming the first need that is not met, and what came instead.
     """
+    check_batch(images, where=where)
+    low, high = (float(v) for v in torch.aminmax(images.detach()))
+    if not (low - low == 0.0 and high - high == 0.0):
+        raise ValueError(f"{where} needs finite images, got NaN or Inf")
+    if low < 0.0 or high > 1.0:
+        raise ValueError(f"{where} needs images in [0, 1], got values from {low:.4g} to {high:.4g}")
+
+
+def check_batch(images: Tensor, *, where: str) -> None:
+    """Refuse anything but a non-empty (N, C, H, W) floating batch, of whatever values.
+
+    Raises:
+        ValueError: naming the first need that is not met, and what came instead.
+    """
     if not isinstance(images, Tensor):
         raise ValueError(f"{where} needs a torch.Tensor of images, got {type(images).__name__}")
     if images.ndim != 4:
@@ -22,11 +36,11 @@ def check_images(images: Tensor, *, where: str) -> None:
         raise ValueError(f"{where} needs at least one image, got shape {tuple(images.shape)}")
     if not images.is_floating_point():
         raise ValueError(f"{where} needs floating-point images in [0, 1], got {images.dtype}; divide uint8 by 255")
-    low, high = (float(v) for v in torch.aminmax(images.detach()))
-    if not (low - low == 0.0 and high - high == 0.0):
-        raise ValueError(f"{where} needs finite images, got NaN or Inf")
-    if low < 0.0 or high > 1.0:
-        raise ValueError(f"{where} needs images in [0, 1], got values from {low:.4g} to {high:.4g}")
+
+
+def valid_images(images: Tensor) -> Tensor:
+    """(N, ...) floats -> (N,) bool: which images are finite and in [0, 1]. NaN fails both comparisons."""
+    return ((images >= 0) & (images <= 1)).flatten(1).all(1)
 
 
 def check_labels(labels: Tensor, count: int, *, where: str) -> None:

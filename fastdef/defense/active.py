@@ -1,7 +1,8 @@
 """Active Defense (Algorithm 1): add noise, smooth until the features are smooth enough, then classify."""
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -10,10 +11,12 @@ from torch import Tensor, nn
 
 from fastdef._check import check_images, check_positive
 from fastdef.checkpoint import Checkpoint
+from fastdef.defense.arguments import OnInvalid, check_budgets, check_ids, sound
 from fastdef.defense.engine import Engine, bucket_sizes
 from fastdef.defense.noise import uniform_noise
-from fastdef.defense.pipeline import Answer, Pipeline, Request, deadline_after
+from fastdef.defense.pipeline import Answer, Request, deadline_after
 from fastdef.defense.results import Defended, Smoothed
+from fastdef.defense.runner import answers
 from fastdef.defense.scheduler import Start, Tally, run
 from fastdef.defense.slots import MaskedStep, Slots
 from fastdef.defense.solvers import Gradient, Solver
@@ -138,6 +141,7 @@ class ActiveDefense(nn.Module):
         ids: Tensor | None = None,
         budgets: Tensor | None = None,
         deadline: float | None = None,
+        on_invalid: OnInvalid = "raise",
         progress: Callable[[int], object] | None = None,
     ) -> Defended:
         """Smooth and classify a batch.
@@ -147,25 +151,27 @@ class ActiveDefense(nn.Module):
             ids: (N,) int64 what each image's noise hangs on; 0 to N - 1 if not given.
             budgets: (N,) int64 steps that each image's outer loops may take, where ``max_steps`` is too much for some.
             deadline: seconds after which an image is classified as it is then.
+            on_invalid: what becomes of an image that is not finite or not in [0, 1]: "raise" refuses the batch, "flag"
+                answers the others, and this one with ``invalid`` and NaN for logits.
             progress: called with the number of images that have just been answered.
 
         Raises:
             ValueError: for images that are not that, NaN and Inf included, or ids or budgets that do not fit them.
         """
-        check_images(images, where="ActiveDefense")
-        ids = _check_ids(ids, len(images))
-        limits = self._limits(budgets, len(images))
+        images, valid = sound(images, on_invalid, where="ActiveDefense")
+        ids = check_ids(ids, len(images))
+        limits = check_budgets(budgets, len(images), self.max_steps)
         until = deadline_after(deadline)
         requests = (
-            Request(image, id, limit, until)
-            for image, id, limit in zip(self._place(images), ids.tolist(), limits, strict=True)
+            Request(image, id, limit if good else 0, until, good)
+            for image, id, limit, good in zip(self._place(images), ids.tolist(), limits, valid, strict=True)
         )
-        answers = []
-        for answer in self._answers(requests, images[0]):
-            answers.append(answer)
+        found = []
+        for answer in answers(self, requests, images[0]):
+            found.append(answer)
             if progress is not None:
                 progress(1)
-        return Defended.of(answers)
+        return Defended.of(found)
 
     def stream(
         self,
@@ -173,6 +179,7 @@ class ActiveDefense(nn.Module):
         *,
         ids: Iterable[int] | None = None,
         deadline: float | None = None,
+        on_invalid: OnInvalid = "raise",
     ) -> Iterator[Answer]:
         """Defend images one by one as they come, and yield their answers in order.
 
@@ -183,6 +190,7 @@ class ActiveDefense(nn.Module):
             images: (C, H, W) floats in [0, 1], all of one shape.
             ids: of the images; 0, 1, 2, ... if not given.
             deadline: seconds after which an image is classified as it is then.
+            on_invalid: as of :meth:`defend`.
 
         Raises:
             ValueError: at an image that is not that.
@@ -192,7 +200,7 @@ class ActiveDefense(nn.Module):
         first = next(source, None)
         if first is None:
             return
-        check_images(first[None], where="ActiveDefense.stream")
+        sound(first[None], on_invalid, where="ActiveDefense.stream")
 
         def requests() -> Iterator[Request]:
             image: Tensor | None = first
@@ -202,11 +210,12 @@ class ActiveDefense(nn.Module):
                         f"ActiveDefense.stream needs images of one shape, got {tuple(image.shape)} "
                         f"after {tuple(first.shape)}"
                     )
-                check_images(image[None], where="ActiveDefense.stream")
-                yield Request(self._place(image), next(numbers), self.max_steps, deadline_after(deadline))
+                (checked,), (good,) = sound(image[None], on_invalid, where="ActiveDefense.stream")
+                limit = self.max_steps if good else 0
+                yield Request(self._place(checked), next(numbers), limit, deadline_after(deadline), good)
                 image = next(source, None)
 
-        yield from self._answers(requests(), first)
+        yield from answers(self, requests(), first)
 
     def smooth(
         self,
@@ -228,16 +237,16 @@ class ActiveDefense(nn.Module):
             ValueError: for images that are not that, or noise, ids or budgets that do not fit them.
         """
         check_images(images, where="ActiveDefense.smooth")
-        ids = _check_ids(ids, len(images))
+        ids = check_ids(ids, len(images))
         placed = self._place(images)
         if noise is None:
-            noise = self._noise(ids, 0, placed)
+            noise = self.noise(ids, 0, placed)
         if noise.shape != images.shape:
             raise ValueError(
                 f"ActiveDefense.smooth needs noise of the images' shape {tuple(images.shape)}, got {tuple(noise.shape)}"
             )
         noisy = placed + noise.to(placed)
-        limits = self._limits(budgets, len(images))
+        limits = check_budgets(budgets, len(images), self.max_steps)
         starts = (Start(key, image, limit) for key, (image, limit) in enumerate(zip(noisy, limits, strict=True)))
         with self.slots_for(noisy[0]) as lease:
             ends = sorted(run(starts, lease, self.sizes, self.tally), key=lambda end: end.key)
@@ -255,7 +264,7 @@ class ActiveDefense(nn.Module):
         """
         check_images(images, where="ActiveDefense.noised")
         placed = self._place(images)
-        return placed + self._noise(_check_ids(ids, len(images)), 0, placed)
+        return placed + self.noise(check_ids(ids, len(images)), 0, placed)
 
     @torch.no_grad()
     def calibrate(self, images: Tensor, *, ratio: float = 0.92, batch_size: int = 256) -> float:
@@ -293,50 +302,21 @@ class ActiveDefense(nn.Module):
             f"max_steps={self.max_steps}, outer_loops={self.outer_loops}"
         )
 
-    def _answers(self, requests: Iterable[Request], like: Tensor) -> Iterator[Answer]:
-        if any(module.training for module in self.model.modules()):
-            raise ValueError("ActiveDefense needs a model in eval mode, got one in training mode; call model.eval()")
-        pipeline = Pipeline(
-            requests,
-            noisy=self._noisy,
-            classify=self._classify,
-            delta=self.delta,
-            outer_loops=self.outer_loops,
-            batch=self.slots,
-            window=8 * self.slots,
-        )
-        with self.slots_for(like) as lease:
-            yield from pipeline.answers(run(pipeline.starts(), lease, self.sizes, self.tally))
-
-    def _limits(self, budgets: Tensor | None, count: int) -> list[int]:
-        if budgets is None:
-            return [self.max_steps] * count
-        if budgets.dtype != torch.int64 or budgets.shape != (count,) or bool((budgets < 1).any()):
-            got = f"{tuple(budgets.shape)} {budgets.dtype}"
-            raise ValueError(f"ActiveDefense needs ({count},) int64 budgets from 1 up, got {got}")
-        return [min(self.max_steps, budget) for budget in budgets.tolist()]
-
-    def _noisy(self, requests: Sequence[Request], loop: int) -> Tensor:
-        images = torch.stack([request.image for request in requests])
-        return images + self._noise(torch.tensor([request.id for request in requests]), loop, images)
-
-    def _noise(self, ids: Tensor, loop: int, like: Tensor) -> Tensor:
+    def noise(self, ids: Tensor, loop: int, like: Tensor) -> Tensor:
+        """(N, C, H, W) noise of an outer loop for images like ``like``, by their (N,) ids."""
         ids = ids.to(like.device)
         return uniform_noise(ids, torch.full_like(ids, loop), like.shape[1:], seed=self.seed, sigma=self.sigma)
 
-    @torch.no_grad()
-    def _classify(self, images: Tensor) -> Tensor:
-        return self.model(images)
+    def halve_slots(self) -> None:
+        """Go on with half the slots, for good: what the memory cannot hold now it will not hold later. Warns."""
+        self.slots //= 2
+        self.sizes = [self.slots] if len(self.sizes) == 1 else bucket_sizes(self.slots)
+        self._engine.forget()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        warnings.warn(f"out of memory: going on with {self.slots} slots", RuntimeWarning, stacklevel=2)
 
     def _place(self, images: Tensor) -> Tensor:
         weight = next(self.model.parameters())
         state = torch.float64 if weight.dtype == torch.float64 else torch.float32
         return images.detach().to(device=weight.device, dtype=state)
-
-
-def _check_ids(ids: Tensor | None, count: int) -> Tensor:
-    if ids is None:
-        return torch.arange(count)
-    if ids.dtype != torch.int64 or ids.shape != (count,) or bool((ids < 0).any()):
-        raise ValueError(f"ActiveDefense needs ({count},) int64 ids from 0 up, got {tuple(ids.shape)} {ids.dtype}")
-    return ids

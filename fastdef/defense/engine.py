@@ -35,7 +35,7 @@ class Engine:
         self._compile = compile
         self._clamp = clamp
         self._lock = threading.RLock()
-        self._forget()
+        self.forget()
 
     @contextmanager
     def lease(self, image: Tensor, delta: float) -> Iterator[Callable[[int], Slots]]:
@@ -84,9 +84,10 @@ class Engine:
 
     def _refresh(self) -> None:
         if self._fingerprint() != self._made_of:
-            self._forget()
+            self.forget()
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Drop every compiled step and every slot; they are made anew when they are asked for."""
         self._steps: dict[_Key, Step] = {}
         self._idle: dict[_Key, list[Slots]] = defaultdict(list)
         self._made_of = self._fingerprint()

@@ -4,7 +4,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,12 +22,14 @@ class Request:
         id: what its noise hangs on, with the seed and the outer loop.
         limit: steps that each outer loop may take.
         deadline: ``time.monotonic()`` at which its smoothing ends, done or not.
+        valid: False for a stand-in of what was no image.
     """
 
     image: Tensor
     id: int
     limit: int
     deadline: float | None = None
+    valid: bool = True
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Answer:
         loss: the largest L_F that an outer loop ended with.
         converged: every outer loop got to the threshold.
         expired: the deadline passed before the smoothing was done.
+        invalid: what came was no image; the logits are NaN.
     """
 
     logits: Tensor
@@ -49,6 +52,12 @@ class Answer:
     loss: float
     converged: bool
     expired: bool
+    invalid: bool = False
+
+    def as_invalid(self) -> "Answer":
+        """The answer to what was no image."""
+        nan = torch.full_like(self.logits, torch.nan)
+        return replace(self, logits=nan, loss=math.nan, converged=False, invalid=True)
 
 
 class Pipeline:

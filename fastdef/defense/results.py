@@ -49,6 +49,7 @@ class Defended:
         loss: (N,) float32, the largest L_F that an outer loop ended with.
         converged: (N,) bool, True where every outer loop got to the threshold.
         expired: (N,) bool, True where the deadline passed first.
+        invalid: (N,) bool, True where what came was no image: not finite, or not in [0, 1].
     """
 
     logits: Tensor
@@ -57,6 +58,7 @@ class Defended:
     loss: Tensor
     converged: Tensor
     expired: Tensor
+    invalid: Tensor
 
     @classmethod
     def of(cls, answers: Sequence[Answer]) -> "Defended":
@@ -68,4 +70,5 @@ class Defended:
             loss=torch.tensor([answer.loss for answer in answers]),
             converged=torch.tensor([answer.converged for answer in answers]),
             expired=torch.tensor([answer.expired for answer in answers]),
+            invalid=torch.tensor([answer.invalid for answer in answers]),
         )

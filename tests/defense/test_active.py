@@ -110,7 +110,7 @@ def test_outer_loops_average_probabilities(model, images):
 
     with torch.no_grad():
         runs = [
-            defense.smooth(images[:4], noise=defense._noise(torch.arange(4), loop, images[:4])) for loop in range(3)
+            defense.smooth(images[:4], noise=defense.noise(torch.arange(4), loop, images[:4])) for loop in range(3)
         ]
         mean = torch.stack([model(run.images).softmax(1) for run in runs]).mean(0)
     torch.testing.assert_close(answers.logits.exp(), mean, rtol=1e-4, atol=1e-6)
@@ -347,3 +347,102 @@ def test_many_defenses_compile_in_one_process(images):
         torch.manual_seed(number)
         model = WideResNet(10, 1, in_channels=1).eval()
         defense_for(model, images, compile=True, slots=1, max_steps=1).smooth(images[:1])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -0.5, 1.5])
+def test_what_is_no_image_is_flagged_and_its_neighbours_are_bitwise_what_they_were(model, images, bad):
+    defense = defense_for(model, images, deterministic=True)
+    spoilt = images.clone()
+    spoilt[5, 0, 3, 3] = bad
+
+    answers, expected = defense.defend(spoilt, on_invalid="flag"), defense.defend(images)
+
+    others = torch.arange(len(images)) != 5
+    assert answers.invalid.nonzero().flatten().tolist() == [5]
+    assert not answers.converged[5]
+    assert bool(answers.logits[5].isnan().all())
+    assert torch.equal(answers.logits[others], expected.logits[others])
+    assert torch.equal(answers.images[others], expected.images[others])
+    assert not expected.invalid.any()
+
+
+def test_a_stream_flags_what_is_no_image_in_its_place(model, images):
+    defense = defense_for(model, images)
+    spoilt = [image if number % 7 else image * torch.nan for number, image in enumerate(images)]
+
+    answers = list(defense.stream(iter(spoilt), on_invalid="flag"))
+
+    assert [number for number, answer in enumerate(answers) if answer.invalid] == [0, 7, 14, 21]
+    assert all(bool(answer.logits.isfinite().all()) != answer.invalid for answer in answers)
+    with pytest.raises(ValueError, match="NaN or Inf"):
+        list(defense.stream(iter(spoilt)))
+
+
+def test_another_way_with_invalid_images_is_refused(model, images):
+    with pytest.raises(ValueError, match="on_invalid as 'raise' or 'flag', got 'skip'"):
+        defense_for(model, images).defend(images, on_invalid="skip")
+
+
+def starved(defense, monkeypatch, room, after=0):
+    """An allocator that has no room for more than ``room`` slots, once ``after`` slots have been made."""
+    make, made = defense._engine._make, []
+
+    def allocate(key):
+        made.append(key)
+        if key[0][0] > room and len(made) > after:
+            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+        return make(key)
+
+    monkeypatch.setattr(defense._engine, "_make", allocate)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_out_of_memory_the_slots_are_halved_and_every_image_is_answered(model, images, monkeypatch, deterministic):
+    defense = defense_for(model, images, slots=8, deterministic=deterministic)
+    expected = defense_for(model, images, slots=2).defend(images)
+    starved(defense, monkeypatch, room=2)
+
+    with pytest.warns(RuntimeWarning, match="out of memory: going on with") as told:
+        answers = defense.defend(images)
+    again = defense.defend(images)
+
+    assert defense.slots == 2
+    assert len(told) == 2  # 4, and 2; and never again
+    torch.testing.assert_close(answers.steps, expected.steps)
+    torch.testing.assert_close(answers.logits, expected.logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(again.logits, answers.logits)
+
+
+def test_out_of_memory_in_the_midst_of_a_stream_nothing_is_lost_or_answered_twice(model, images, monkeypatch):
+    defense = defense_for(model, images, slots=8)
+    expected = defense_for(model, images, slots=2).defend(images)
+    advance, calls = defense._engine._make, []
+
+    def failing(key):
+        slots = advance(key)
+        step = slots.advance
+
+        def once():
+            calls.append(1)
+            if len(calls) == 12:
+                raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+            return step()
+
+        slots.advance = once
+        return slots
+
+    monkeypatch.setattr(defense._engine, "_make", failing)
+
+    with pytest.warns(RuntimeWarning, match="4 slots"):
+        answers = list(defense.stream(iter(images)))
+
+    assert [answer.steps for answer in answers] == expected.steps.tolist()
+    torch.testing.assert_close(torch.stack([a.logits for a in answers]), expected.logits, rtol=1e-4, atol=1e-4)
+
+
+def test_where_one_slot_is_too_much_the_error_is_the_memory_s(model, images, monkeypatch):
+    defense = defense_for(model, images, slots=2)
+    starved(defense, monkeypatch, room=0)
+
+    with pytest.warns(RuntimeWarning), pytest.raises(torch.OutOfMemoryError, match="simulated"):
+        defense.defend(images)

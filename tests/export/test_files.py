@@ -45,7 +45,7 @@ def test_the_noise_may_be_given_instead(checkpoint, folder, images):
     import onnxruntime
 
     defense = ActiveDefense.from_checkpoint(checkpoint, compile=False)
-    noise = torch.stack([defense._noise(torch.arange(9), loop, images) for loop in range(2)], dim=1)
+    noise = torch.stack([defense.noise(torch.arange(9), loop, images) for loop in range(2)], dim=1)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(folder / "noised.onnx", options, providers=["CPUExecutionProvider"])

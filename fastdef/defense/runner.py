@@ -1,0 +1,71 @@
+"""Requests through a defense's slots, answered in order; with fewer slots where the memory does not hold them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fastdef.defense.pipeline import Answer, Pipeline, Request
+from fastdef.defense.scheduler import run
+
+if TYPE_CHECKING:
+    from fastdef.defense.active import ActiveDefense
+
+
+def answers(defense: ActiveDefense, requests: Iterable[Request], like: Tensor) -> Iterator[Answer]:
+    """Answer requests, all of images like ``like`` (C, H, W), in their order.
+
+    Out of memory, the slots are halved and what has no answer yet begins anew: an answer does not depend on the slots,
+    so nothing but time is lost.
+
+    Raises:
+        ValueError: for a model in training mode.
+        torch.OutOfMemoryError: where a single slot is too much.
+    """
+    if any(module.training for module in defense.model.modules()):
+        raise ValueError("ActiveDefense needs a model in eval mode, got one in training mode; call model.eval()")
+    rest = iter(requests)
+    waiting: deque[Request] = deque()  # asked for and not answered yet, in order, as answers are
+    try:
+        for answer in _once(defense, _remembered(rest, waiting), like):
+            yield answer if waiting.popleft().valid else answer.as_invalid()
+        return
+    except torch.OutOfMemoryError:
+        if defense.slots == 1:
+            raise
+    defense.halve_slots()
+    yield from answers(defense, chain(waiting, rest), like)
+
+
+def _once(defense: ActiveDefense, requests: Iterable[Request], like: Tensor) -> Iterator[Answer]:
+    def noisy(chunk: list[Request], loop: int) -> Tensor:
+        images = torch.stack([request.image for request in chunk])
+        return images + defense.noise(torch.tensor([request.id for request in chunk]), loop, images)
+
+    @torch.no_grad()
+    def classify(images: Tensor) -> Tensor:
+        logits: Tensor = defense.model(images)
+        return logits
+
+    pipeline = Pipeline(
+        requests,
+        noisy=noisy,
+        classify=classify,
+        delta=defense.delta,
+        outer_loops=defense.outer_loops,
+        batch=defense.slots,
+        window=8 * defense.slots,
+    )
+    with defense.slots_for(like) as lease:
+        yield from pipeline.answers(run(pipeline.starts(), lease, defense.sizes, defense.tally))
+
+
+def _remembered(requests: Iterable[Request], waiting: deque[Request]) -> Iterator[Request]:
+    for request in requests:
+        waiting.append(request)
+        yield request
