@@ -29,7 +29,7 @@ lint: .venv/.dev
 	@touch $@
 
 .venv/.dev: .venv/.core
-	$(INSTALL) --editable ".[export,eval,test,dev]"
+	$(INSTALL) --editable ".[export,eval,serve,test,dev]"
 	@touch $@
 
 clean:

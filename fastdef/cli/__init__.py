@@ -13,6 +13,7 @@ from fastdef.cli.demo import demo
 from fastdef.cli.evaluate import evaluate
 from fastdef.cli.export import export
 from fastdef.cli.import_ import import_
+from fastdef.cli.serve import serve
 from fastdef.cli.strengths import strengths
 from fastdef.cli.train_afa import afa
 from fastdef.cli.train_smoothing import smoothing
@@ -29,6 +30,7 @@ app.command()(demo)
 app.command()(evaluate)
 app.command()(strengths)
 app.command()(defend)
+app.command()(serve)
 app.command()(calibrate)
 app.command()(export)
 app.command("import")(import_)

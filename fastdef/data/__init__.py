@@ -4,5 +4,6 @@ from fastdef.data._idx import write_idx as write_idx
 from fastdef.data.batches import Batches as Batches
 from fastdef.data.batches import RandomCropFlip as RandomCropFlip
 from fastdef.data.dataset import Dataset as Dataset
+from fastdef.data.files import decode_image as decode_image
 from fastdef.data.files import load_images as load_images
 from fastdef.data.load import load_dataset as load_dataset

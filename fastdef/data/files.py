@@ -33,17 +33,28 @@ def load_images(
     Raises:
         ValueError: for a missing path, an empty folder, a broken image or one of another size; naming it.
     """
+    for path in _files([paths] if isinstance(paths, (str, os.PathLike)) else paths):
+        yield path, decode_image(read_bytes(path), channels=channels, size=size, resize=resize, name=str(path))
+
+
+def decode_image(
+    encoded: bytes, *, channels: int, size: tuple[int, int], resize: bool = False, name: str = "the image"
+) -> Tensor:
+    """One PNG or JPEG -> (C, H, W) float32 in [0, 1]; the args are those of :func:`load_images`.
+
+    Raises:
+        ValueError: naming ``name``, for a broken image or one of another size.
+    """
     modes = {1: "L", 3: "RGB"}
     if channels not in modes:
-        raise ValueError(f"load_images needs 1 or 3 channels, got {channels}")
-    for path in _files([paths] if isinstance(paths, (str, os.PathLike)) else paths):
-        image = decode(read_bytes(path), mode=modes[channels], name=str(path)).float() / 255
-        if image.shape[1:] != tuple(size):
-            if not resize:
-                got = f"{image.shape[1]} x {image.shape[2]}"
-                raise ValueError(f"{path} needs to be {size[0]} x {size[1]} pixels, got {got}; or ask to resize")
-            image = interpolate(image[None], size, mode="bilinear", antialias=True)[0].clamp(0, 1)
-        yield path, image
+        raise ValueError(f"images have 1 or 3 channels, got {channels}")
+    image = decode(encoded, mode=modes[channels], name=name).float() / 255
+    if image.shape[1:] == tuple(size):
+        return image
+    if not resize:
+        got = f"{image.shape[1]} x {image.shape[2]}"
+        raise ValueError(f"{name} needs to be {size[0]} x {size[1]} pixels, got {got}; or ask to resize")
+    return interpolate(image[None], size, mode="bilinear", antialias=True)[0].clamp(0, 1)
 
 
 def _files(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:

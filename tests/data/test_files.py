@@ -69,5 +69,5 @@ def test_one_path_need_not_be_in_a_list(tmp_path):
 
 
 def test_other_channels_than_gray_and_colour_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="load_images needs 1 or 3 channels, got 4"):
+    with pytest.raises(ValueError, match="images have 1 or 3 channels, got 4"):
         list(load_images([save(tmp_path / "a.png")], channels=4, size=(8, 8)))

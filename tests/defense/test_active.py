@@ -109,9 +109,7 @@ def test_outer_loops_average_probabilities(model, images):
     answers = defense.defend(images[:4])
 
     with torch.no_grad():
-        runs = [
-            defense.smooth(images[:4], noise=defense.noise(torch.arange(4), loop, images[:4])) for loop in range(3)
-        ]
+        runs = [defense.smooth(images[:4], noise=defense.noise(torch.arange(4), loop, images[:4])) for loop in range(3)]
         mean = torch.stack([model(run.images).softmax(1) for run in runs]).mean(0)
     torch.testing.assert_close(answers.logits.exp(), mean, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(answers.steps, sum(run.steps for run in runs))

@@ -1,0 +1,47 @@
+"""``fastdef serve``: a defended classifier over HTTP."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastdef.checkpoint import load
+from fastdef.cli._shared import DEFAULT_DEVICE, Device, check_device, image_shape
+from fastdef.defense import ActiveDefense
+
+
+def serve(
+    model: Annotated[Path, typer.Argument(help="a model file with an active defense")],
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes one that is free")] = 8000,
+    size: Annotated[int | None, typer.Option(min=1, help="height and width; the model file's own if it says")] = None,
+    queue: Annotated[int, typer.Option(min=1, help="images that may wait for a slot")] = 256,
+    slots: Annotated[int, typer.Option(min=1, help="images in flight")] = 64,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="steps an image may take")] = None,
+    longest: Annotated[float, typer.Option(min=0.001, help="seconds an image may take, its wait included")] = 30.0,
+    max_bytes: Annotated[int, typer.Option(min=1, help="of a request's body")] = 1 << 20,
+    replay: Annotated[bool, typer.Option("--replay", help="let requests choose what their noise hangs on")] = False,
+    seed: Annotated[int | None, typer.Option(min=0, help="of the noise, with --replay; else the system's")] = None,
+    compile: Annotated[bool, typer.Option(help="torch.compile the step")] = True,
+    device: Device = DEFAULT_DEVICE,
+) -> None:
+    """Serve POST /classify (PNG, JPEG, raw float32 or JSON), /health and /metrics until it is told to stop."""
+    try:
+        import uvicorn
+
+        from fastdef.serving import Batcher, application
+    except ImportError as error:
+        raise ValueError(f"serve needs {error.name}: pip install 'fastdef[serve]'") from error
+    if seed is not None and not replay:
+        raise ValueError("--seed is for --replay: without it nobody may know the noise")
+    checkpoint = load(model, device=check_device(device))
+    options = {} if max_steps is None else {"max_steps": max_steps}
+    defense = ActiveDefense.from_checkpoint(checkpoint, seed=seed, slots=slots, compile=compile, **options)
+    shape = image_shape(checkpoint, size)
+    batcher = Batcher(defense, shape, queue_size=queue, longest=longest)
+    try:
+        batcher.warm()
+        app = application(batcher, classes=checkpoint.classes, shape=shape, max_bytes=max_bytes, replay=replay)
+        uvicorn.run(app, host=host, port=port, log_level="info", access_log=False)
+    finally:
+        batcher.close()
