@@ -92,8 +92,13 @@ class Case:
 
     @property
     def key(self) -> str:
-        """Its name as part of a file's."""
-        return f"{self.row}-" + "".join(c if c.isalnum() or c in "+-." else "_" for c in self.name)
+        """Its row and name as part of a file's."""
+        return key_of(self.row, self.name)
+
+
+def key_of(row: int, name: str) -> str:
+    """The key of the case with that name."""
+    return f"{row}-" + "".join(c if c.isalnum() or c in "+-." else "_" for c in name)
 
 
 @dataclass(frozen=True)

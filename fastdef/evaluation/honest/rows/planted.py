@@ -1,6 +1,6 @@
 """The active test: adversarial examples are planted, and the attack has to find them (Zimmermann et al., 2022).
 
-For each image x one corner p of its ball is chosen by chance, and a readout w is fitted on the pipeline's logits that
+For each image x one corner p of its ball is chosen by chance, and a readout w is fitted on the pipeline's answers that
 tells p from points inside: a linear discriminant over draws of the noise, its threshold half way. By construction p
 lies within eps and is answered wrong. An attack on the same pipeline that finds no such point is broken, or the
 pipeline hides its gradients from it.
@@ -26,7 +26,7 @@ PLANTED = "planted examples missed"
 
 @dataclass(frozen=True)
 class Readout:
-    """w z - b for each image: above 0 where the planted side is answered.
+    """w log p - b for each image, p the probabilities: above 0 where the planted side is answered.
 
     Attributes:
         weights: (N, classes).
@@ -40,7 +40,7 @@ class Readout:
 
     def __call__(self, logits: Tensor, rows: Tensor) -> Tensor:
         """(n, classes) logits of the ``rows`` -> (n,)."""
-        return (logits * self.weights[rows]).sum(1) - self.bias[rows]
+        return (logits.log_softmax(1) * self.weights[rows]).sum(1) - self.bias[rows]
 
 
 def planted(plan: Plan) -> Case:
@@ -87,7 +87,8 @@ def plant(target: Target, images: Tensor, ids: Tensor, *, eps: float, seed: int)
 
 def _answers(target: Target, points: Tensor, ids: Tensor, number: int, draws: int) -> Tensor:
     drawn = draw_ids(ids, range(number * draws, (number + 1) * draws), Stream.PLANT)
-    return target.answer(points.repeat_interleave(draws, 0), drawn).logits.unflatten(0, (-1, draws))
+    answers = target.answer(points.repeat_interleave(draws, 0), drawn)
+    return answers.logits.log_softmax(1).unflatten(0, (-1, draws))
 
 
 def _covariance(logits: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from fastdef.attacks import apgd, mifgsm, pgd
-from fastdef.evaluation.honest.case import Batch, Case, NotRun, Plan
+from fastdef.evaluation.honest.case import Batch, Case, NotRun, Plan, key_of
 from fastdef.evaluation.honest.rows.static import STATIC
 from fastdef.evaluation.honest.score import by_label
 
@@ -17,12 +17,10 @@ def cases(plan: Plan) -> Iterator[Case | NotRun]:
     """Crafted on the undefended model, and on a surrogate."""
     base = Case(2, PGD, lambda batch: [], by_label(plan.target), plan.eps, plan.images, plan.redraws)
     if plan.guarded and plan.model is not None:
-        static = Case(1, STATIC, base.craft, base.judge, 0.0, 0, 0)
+        static = key_of(1, STATIC)
         yield replace(base, craft=_crafted(_pgd, plan.model, plan))
         yield replace(base, name="APGD-CE on the same", craft=_crafted(_apgd, plan.model, plan))
-        yield replace(
-            base, name="AutoAttack on the same", craft=lambda batch: [batch.kept(static.key)], needs=static.key
-        )
+        yield replace(base, name="AutoAttack on the same", craft=lambda batch: [batch.kept(static)], needs=static)
     if plan.surrogate is None:
         yield NotRun(2, "a surrogate's images", "no independent model was given")
         return
