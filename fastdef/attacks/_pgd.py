@@ -123,13 +123,13 @@ def projected_ascent(
         start: where to begin, inside the ball.
         direction: what to do with the gradient before a step.
     """
-    low, high = (images - eps).clamp(0, 1), (images + eps).clamp(0, 1)
-    x = start.detach()
+    x, radius = start.detach(), torch.as_tensor(eps).to(images)
     for _ in range(steps):
         with torch.enable_grad():
             x.requires_grad_()
             (gradient,) = torch.autograd.grad(objective(x).sum(), x)
-        x = torch.clamp(x.detach() + step * direction(gradient), low, high)
+        change = x.detach() + step * direction(gradient) - images  # in this order, as the libraries: the same bits
+        x = (images + torch.clamp(change, -radius, radius)).clamp(0, 1)
     return x.detach()
 
 
