@@ -19,6 +19,7 @@ from fastdef.defense.noise import uniform_noise
 from fastdef.defense.pipeline import Pipeline, Request
 from fastdef.defense.scheduler import Tally, run
 from fastdef.defense.slots import Slots
+from fastdef.export.manifest import verify
 from fastdef.export.sessions import OnnxSession, Session, TensorRTSession
 
 Array = NDArray[Any]
@@ -202,7 +203,8 @@ def load_engine(
         slots: images under way at once, where it is driven.
 
     Raises:
-        ValueError: if there is no such file, it is of another's making, or cannot run here.
+        ValueError: if there is no such file, it is not the one that ``model.json`` beside it names, it is of another's
+            making, or cannot run here.
     """
     place = Path(path)
     folder, ending = (place, "") if place.is_dir() else (place.parent, place.suffix)
@@ -214,6 +216,7 @@ def load_engine(
     for file in files:
         if not file.is_file():
             raise ValueError(f"load_engine needs a {file.name} that `fastdef export` wrote, and there is no {file}")
+        verify(file)  # before anything parses it
     sessions: list[Session] = [TensorRTSession(file) if engines else OnnxSession(file, providers) for file in files]
     expected = ["images", "steps", "limits", "delta"] if driven else ["images", "ids", "seed"]
     if sessions[0].description is None or sessions[0].inputs != expected:

@@ -18,11 +18,11 @@ from torch.export import Dim
 from fastdef.checkpoint import Checkpoint, writing_aside
 from fastdef.defense import ActiveDefense
 from fastdef.export.arithmetic_noise import translations
+from fastdef.export.manifest import MANIFEST
 from fastdef.export.modules import DefendedClassifier, InType, NoisedClassifier, Probabilities, Steps
 
 OPSET = 20
 STEPS_A_CALL = 2  # of step.onnx: half the calls, and an image that is done waits for one step at most
-MANIFEST = "model.json"
 _OUTPUTS = ("probabilities", "steps", "converged", "loss", "smoothed")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdef.checkpoint import writing_aside
-from fastdef.export.files import MANIFEST
+from fastdef.export.manifest import MANIFEST, read
 
 PACKAGES = ("tensorrt", "tensorrt_rtx")
 BATCHES = (1, 64, 256)  # smallest, best, largest
@@ -75,7 +75,7 @@ def export_engines(
     manifest_path = folder / MANIFEST
     if not manifest_path.is_file():
         raise ValueError(f"engines need a folder that `fastdef export` wrote, and there is no {manifest_path}")
-    manifest = json.loads(manifest_path.read_text())
+    manifest = read(manifest_path)
     written = []
     for name in names or [Path(file).stem for file in manifest["files"] if file.endswith(".onnx")]:
         content = _build(trt, folder / f"{name}.onnx", options or EngineOptions())

@@ -1,12 +1,11 @@
 """A model repository for NVIDIA's Triton Inference Server, of an export's files."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from fastdef.checkpoint import writing_aside
-from fastdef.export.files import MANIFEST
+from fastdef.export.manifest import MANIFEST, read
 
 _TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64", "int32": "TYPE_INT32", "bool": "TYPE_BOOL"}
 _BACKENDS = {".onnx": ("onnxruntime", "model.onnx"), ".engine": ("tensorrt", "model.plan")}
@@ -35,7 +34,7 @@ def write_repository(folder: Path, repository: Path, *, name: str = "fastdef", m
     manifest_path = folder / MANIFEST
     if not manifest_path.is_file():
         raise ValueError(f"a repository needs a folder that `fastdef export` wrote, and there is no {manifest_path}")
-    manifest = json.loads(manifest_path.read_text())
+    manifest = read(manifest_path)
     stem = "defended" if "defended.onnx" in manifest["files"] else "classifier"
     engine = manifest["files"].get(f"{stem}.engine", {})
     # The server's back end is TensorRT proper, which does not take what TensorRT for RTX built.
