@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow fuzz lint clean
 
 demo: .venv/.core
 	@mkdir -p build
@@ -14,6 +14,9 @@ test: .venv/.dev
 
 test-slow: .venv/.dev
 	$(BIN)/python -m pytest -q -m "slow and not gpu"
+
+fuzz: .venv/.dev
+	$(BIN)/python -m pytest -q tests/fuzz --hypothesis-profile nightly
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
