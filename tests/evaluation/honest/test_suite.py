@@ -53,9 +53,11 @@ def test_the_headline_is_the_lowest_mean_of_what_counts(whole):
 def test_redraws_images_and_steps_are_as_the_budget_says(whole, tiny):
     clean = whole.line(0, sanity.CLEAN).score
     bpda = next(line.score for line in whole.lines if line.label == "3 APGD-CE through 2 steps")
+    along = next(line.score for line in whole.lines if line.label == "3 APGD-CE, mean gradient of 2 steps")
 
     assert (clean.count, clean.redraws) == (6, tiny.rescored)
-    assert (bpda.count, bpda.redraws) == (3, tiny.redraws)  # the deepest depth is heavy, and there is one
+    assert (bpda.count, bpda.redraws) == (6, tiny.redraws)
+    assert along.count == 3  # heavy: half of them
     assert clean.worst <= clean.mean
     assert 0 < clean.steps_most <= 6
 

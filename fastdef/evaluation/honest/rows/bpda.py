@@ -25,7 +25,8 @@ def cases(plan: Plan) -> Iterator[Case | NotRun]:
     depths: tuple[int | None, ...] = (None,) if defense is None else budget.depths
     base = Case(3, "", lambda batch: [], by_label(plan.target), plan.eps, plan.images, plan.redraws)
     for depth in depths:
-        images = plan.heavy if depth is not None and depth == max(budget.depths) else plan.images
+        deepest = depth is not None and depth == max(budget.depths) > min(budget.depths)
+        images = plan.heavy if deepest else plan.images
         for kind, name in NAMES.items():
             if kind == TARGETED and plan.classes < 4:
                 yield NotRun(3, name, f"its loss needs four classes, and there are {plan.classes}")
