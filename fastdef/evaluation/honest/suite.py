@@ -85,7 +85,7 @@ def honest(
     if target.classifier is not None and target.classifier.training:
         raise ValueError("honest needs a classifier in eval mode, got one in training mode; call model.eval()")
     classes = _classes(target, dataset)
-    plan = Plan(_fast(target, budget), target.classifier, budget, eps, len(dataset), classes, surrogate)
+    plan = Plan(_fast(target, budget, len(dataset)), target.classifier, budget, eps, len(dataset), classes, surrogate)
     found = [case for row in sorted(set(rows)) for case in ROWS[row].cases(plan)]
     there = {case.key for case in found if isinstance(case, Case)}
     cases = [case for case in found if isinstance(case, Case) and (case.needs is None or case.needs in there)]
@@ -221,11 +221,12 @@ def _described(defense: ActiveDefense) -> dict[str, Any]:
     return {**defense.config(), **options}
 
 
-def _fast(target: Target, budget: Budget) -> Target:
+def _fast(target: Target, budget: Budget, images: int) -> Target:
     """The target with a compiled classifier for gradients, where the budget is worth the compiling."""
     if target.classifier is None or not budget.compile:
         return target
-    return replace(target, classifier=FixedBatch(target.classifier, budget.batch, compile=True), batch=budget.batch)
+    size = budget.batch if target.random else min(budget.batch, images)  # a padded batch costs what a full one does
+    return replace(target, classifier=FixedBatch(target.classifier, size, compile=True), batch=size)
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:

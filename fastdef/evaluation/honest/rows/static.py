@@ -38,7 +38,7 @@ def _case(
     view: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Case:
     effort = plan.budget.autoattack
-    attacked = FixedBatch(model, plan.budget.batch, compile=True) if compile else model
+    attacked = FixedBatch(model, min(plan.budget.batch, plan.images), compile=True) if compile else model
 
     def craft(batch: Batch) -> list[Tensor]:
         with crafting(model):
