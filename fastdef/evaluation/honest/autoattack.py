@@ -52,9 +52,7 @@ def rand(
     tried: list[Tensor] = []
     with _seeded(seed, images):
         attack = _make(model, eps, effort, seed, images, version="rand")
-        attack.apgd.n_iter = effort.iterations
         attack.apgd.eot_iter = effort.eot
-        _checkpoints(attack.apgd)
         perturb = attack.apgd.perturb
 
         def recorded(x: Tensor, y: Tensor) -> Tensor:
@@ -69,6 +67,25 @@ def rand(
         attack.apgd.perturb = recorded
         attacked, answers = attack.run_standard_evaluation(images, labels, batch_size=len(images))
     return answers == labels, [attacked, *tried]
+
+
+def square(
+    predict: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, *, eps: float, queries: int, seed: int
+) -> Tensor:
+    """The Square attack alone (Andriushchenko et al., 2020), by scores and without gradients.
+
+    Returns:
+        (N, C, H, W) its best points, those of images that it did not turn included.
+    """
+    from pyautoattack.square import SquareAttack
+
+    with _seeded(seed, images):
+        attack = SquareAttack(
+            predict, norm="Linf", n_queries=queries, eps=eps, seed=seed, device=images.device, resc_schedule=False
+        )
+        attack.init_hyperparam(images)
+        _, found = attack.attack_single_run(images, labels)
+    return torch.as_tensor(found)
 
 
 def _make(
@@ -120,22 +137,3 @@ def _seeded(seed: int, images: Tensor) -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def square(
-    predict: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, *, eps: float, queries: int, seed: int
-) -> Tensor:
-    """The Square attack alone (Andriushchenko et al., 2020), by scores and without gradients.
-
-    Returns:
-        (N, C, H, W) its best points, those of images that it did not turn included.
-    """
-    from pyautoattack.square import SquareAttack
-
-    with _seeded(seed, images):
-        attack = SquareAttack(
-            predict, norm="Linf", n_queries=queries, eps=eps, seed=seed, device=images.device, resc_schedule=False
-        )
-        attack.init_hyperparam(images)
-        _, found = attack.attack_single_run(images, labels)
-    return torch.as_tensor(found)

@@ -1,6 +1,6 @@
 """How much is spent on an attack."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 DECADES = (-1.0, -0.25, 0.5, 1.25, 2.0)  # log10 of |lambda| in the paper's Table 3
@@ -118,27 +118,17 @@ STANDARD = Budget(
     batch=64,
     compile=True,
 )
-FULL = Budget(
+FULL = replace(
+    STANDARD,
     name="full",
     images=10_000,
     heavy=0.1,
-    redraws=10,
-    rescored=20,
-    eot=20,
-    iterations=100,
-    patience=10,
-    depths=(5, 10, 20),
     along=20,
     targets=9,
     unrolled=(5, 10, 20),
     unrolled_eot=20,
     unrolled_iterations=100,
-    queries=5000,
-    query_draws=5,
-    autoattack=AutoAttackEffort(),
     curve_eps=(1, 2, 4, 12, 16, 32),
-    curve_iterations=(1, 3, 10, 30),
     batch=250,
-    compile=True,
 )
 BUDGETS = {budget.name: budget for budget in (SMOKE, STANDARD, FULL)}

@@ -1,7 +1,7 @@
 """What is attacked, as an attacker who knows everything sees it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -83,23 +83,6 @@ class Target:
     def opaque(cls, answer: Callable[[Tensor, Tensor], Answers], *, random: bool) -> "Target":
         """Something that only answers, such as an exported engine: black-box attacks alone."""
         return cls(answer, random=random)
-
-    def with_classifier(self, classifier: nn.Module) -> "Target":
-        """The same purification before another classifier: for readouts, and for smaller batches.
-
-        Raises:
-            ValueError: for an opaque target.
-        """
-        if self.classifier is None:
-            raise ValueError("with_classifier needs a target with a classifier, got an opaque one")
-        purify = self.purify
-        if purify is None:
-            return Target.plain(classifier, random=self.random)
-        return replace(
-            self,
-            answer=lambda images, ids: _plain(classifier, purify(images, ids, None)),
-            classifier=classifier,
-        )
 
 
 @torch.no_grad()

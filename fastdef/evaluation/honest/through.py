@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastdef.attacks import Ask, Goal, Query, white_box
 from fastdef.defense import ActiveDefense
+from fastdef.defense.slots import MaskedStep
 from fastdef.evaluation.honest.draws import Draws
 from fastdef.evaluation.honest.target import Target
 
@@ -39,20 +40,29 @@ def iterates(target: Target, goal: Goal, draws: Draws, *, eot: int, steps: int) 
     """
     if target.defense is None:
         raise ValueError("gradients along the iterates need an Active Defense")
-    defense = target.defense
-    return _along(target, goal, draws, eot, lambda images, ids: trajectory(defense, images, ids, steps))
+    return _along(target, goal, draws, eot, trajectory(target.defense, steps))
+
+
+def trajectory(defense: ActiveDefense, steps: int) -> Path:
+    """To the noised images, and to the images after each of the first ``steps`` steps; one that is done stays."""
+    traced: list[MaskedStep] = []  # at the first call, for every batch size
+
+    def path(images: Tensor, ids: Tensor) -> Iterator[Tensor]:
+        t = defense.noised(images, ids=ids)
+        if not traced:
+            traced.append(defense.masked_step(t))
+        return _descend(traced[0], t, delta=defense.delta, steps=steps)
+
+    return path
 
 
 @torch.no_grad()
-def trajectory(defense: ActiveDefense, images: Tensor, ids: Tensor, steps: int) -> Iterator[Tensor]:
-    """The noised images, and the images after each of the first ``steps`` steps; one that is done stays."""
-    t = defense.noised(images, ids=ids)
-    step = defense.masked_step(t)
+def _descend(step: MaskedStep, t: Tensor, *, delta: float, steps: int) -> Iterator[Tensor]:
     taken = torch.zeros(len(t), dtype=torch.int32, device=t.device)
-    limits, delta = torch.full_like(taken, steps), t.new_tensor(defense.delta)
+    limits, threshold = torch.full_like(taken, steps), t.new_tensor(delta)
     yield t
     for _ in range(steps):
-        t, taken, _, _ = step(t, taken, limits, delta)
+        t, taken, _, _ = step(t, taken, limits, threshold)
         yield t
 
 

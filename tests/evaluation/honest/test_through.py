@@ -121,11 +121,24 @@ def test_the_trajectory_ends_where_the_defense_does(defense, batch):
     images, _ = batch
     ids = torch.arange(4)
 
-    path = list(trajectory(defense, images, ids, STEPS))
+    path = list(trajectory(defense, STEPS)(images, ids))
 
     assert len(path) == STEPS + 1
     assert torch.equal(path[0], defense.noised(images, ids=ids))
     torch.testing.assert_close(path[-1], defense.smooth(images, ids=ids).images)
+
+
+def test_the_step_of_a_trajectory_is_traced_once_for_every_batch_size(defense, batch, monkeypatch):
+    images, _ = batch
+    traced, made = [], defense.masked_step
+    monkeypatch.setattr(defense, "masked_step", lambda like: traced.append(len(like)) or made(like))
+    path = trajectory(defense, 2)
+
+    whole = list(path(images, torch.arange(4)))
+    part = list(path(images[:3], torch.arange(3)))
+
+    assert traced == [4]
+    torch.testing.assert_close(part[-1], whole[-1][:3])
 
 
 def test_the_gradient_along_the_way_is_the_mean_over_its_points(defense, batch):
@@ -136,7 +149,7 @@ def test_the_gradient_along_the_way_is_the_mean_over_its_points(defense, batch):
     ask = iterates(Target.defended(defense), goal, Draws(rows, Stream.ATTACK), eot=1, steps=2)
     found = ask(images, rows)
 
-    path = trajectory(defense, images, draw_ids(rows, range(1), Stream.ATTACK), 2)
+    path = trajectory(defense, 2)(images, draw_ids(rows, range(1), Stream.ATTACK))
     expected = torch.stack([classify(point, rows).gradient for point in path]).mean(0)
     torch.testing.assert_close(found.gradient, expected)
 
