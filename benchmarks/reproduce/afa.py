@@ -44,20 +44,36 @@ BLACK_BOX = {  # Table 3, right: images attacked on a ResNet-50, at eps 8
 BRANCHES = {2: 76.2, 3: 77.3, 9: 78.1}  # Table 4: mean over eps by K; K = 5 is Table 1's
 
 
+TITLE = "AFA"
+
+
 @dataclass(frozen=True)
 class Plan:
-    """What is run: the data's options, architectures, epochs of both stages, methods, and the images."""
+    """What is run: data, architectures, epochs of both stages, methods, K beside 5, and images."""
 
-    data: list[str]
-    architecture: str
-    surrogate: str
-    epochs: int
-    fusing_epochs: int
-    methods: tuple[str, ...]
-    branches: tuple[int, ...]
-    train_limit: int | None
-    limit: int
-    device: str
+    architecture: str = "wrn-16-8"
+    surrogate: str = "resnet-50-16"
+    epochs: int = 5
+    fusing_epochs: int = 2
+    methods: tuple[str, ...] = ("pgd-at",)
+    branches: tuple[int, ...] = ()
+    limit: int = 512
+    train_limit: int | None = None
+    data: tuple[str, ...] = ()
+    device: str = "cpu"
+
+
+PRESETS = {
+    "short": Plan(),
+    "paper": Plan(
+        surrogate="resnet-50",
+        epochs=100,
+        fusing_epochs=20,
+        methods=("pgd-at", "trades", "iat", "mart"),
+        branches=tuple(BRANCHES),
+        limit=10_000,
+    ),
+}
 
 
 def stages(plan: Plan, out: Path) -> list[Stage]:

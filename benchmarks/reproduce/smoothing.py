@@ -29,18 +29,24 @@ LAMBDAS = {  # Table 3: log10 |lambda| -> accuracy for a negative and a positive
 CLEAN_UNDEFENDED = {"smoothed": 95.02, "standard": 95.83}
 
 
+TITLE = "Active Defense"
+
+
 @dataclass(frozen=True)
 class Plan:
     """What is run: data, architecture, epochs, images; the honest suite's budget, its rows at eps 8 and one loop."""
 
-    data: list[str]
-    architecture: str
-    epochs: int
-    train_limit: int | None
-    limit: int
-    budget: str
-    rows: str
-    device: str
+    architecture: str = "wrn-28-10"
+    epochs: int = 6
+    limit: int = 128
+    budget: str = "standard"
+    rows: str = "0,1,2,3,5"
+    train_limit: int | None = None
+    data: tuple[str, ...] = ()
+    device: str = "cpu"
+
+
+PRESETS = {"short": Plan(), "paper": Plan(epochs=100, limit=1000, rows="0,1,2,3,4,5,6,7")}
 
 
 def stages(plan: Plan, out: Path) -> list[Stage]:
@@ -66,8 +72,9 @@ def stages(plan: Plan, out: Path) -> list[Stage]:
     return found
 
 
-def figures(out: Path) -> list[Figure]:
-    """What the stages found, beside the paper's."""
+def figures(plan: Plan, out: Path) -> list[Figure]:
+    """What the stages found, beside the paper's; and Figures 2 and 3, drawn."""
+    _draw(out)
     found = [
         Figure("Section 5.1", f"clean accuracy, {name}, no defense", CLEAN_UNDEFENDED[name], *_clean(out, name))
         for name in CLEAN_UNDEFENDED
@@ -89,7 +96,7 @@ def figures(out: Path) -> list[Figure]:
     return found
 
 
-def draw(out: Path) -> None:
+def _draw(out: Path) -> None:
     """Figures 2 and 3: accuracy and L_F by epoch, with the smoothing loss and without."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Picture

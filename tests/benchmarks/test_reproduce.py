@@ -52,8 +52,9 @@ def test_a_stage_that_fails_ends_it_with_its_last_words(tmp_path):
 
 def test_no_two_stages_share_a_name():
     plans = {
-        "smoothing": smoothing.stages(smoothing.Plan([], "wrn-28-10", 1, None, 1, "smoke", "0", "cpu"), Path("o")),
-        "afa": afa.stages(afa.Plan([], "a", "b", 1, 1, ("pgd-at", "mart"), (2, 3, 9), None, 1, "cpu"), Path("o")),
+        f"{module.TITLE}, {name}": module.stages(plan, Path("o"))
+        for module in (smoothing, afa)
+        for name, plan in module.PRESETS.items()
     }
 
     for stages in plans.values():
@@ -75,7 +76,7 @@ def test_the_smoothing_paper_is_gone_through_to_its_table(root, tmp_path):
 
 @pytest.mark.slow
 def test_the_afa_paper_is_gone_through_to_its_table(root, tmp_path):
-    ended = reproduce(root, tmp_path, "afa", "--methods", "pgd-at")
+    ended = reproduce(root, tmp_path, "afa", "--surrogate", "resnet-50-2")
 
     assert ended.returncode == 0, ended.stderr
     table = (tmp_path / "table.md").read_text()
