@@ -11,25 +11,7 @@ from fastdef.nn import WideResNet, prefix
 from fastdef.ops import smoothing_loss
 
 
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    return WideResNet(10, 1, in_channels=1).eval()
-
-
-@pytest.fixture(scope="module")
-def images():
-    return torch.rand(24, 1, 12, 12, generator=torch.Generator().manual_seed(0))
-
-
-def defense_for(model, images, **options):
-    options = {"beta": 3.0, "compile": False, "slots": 8, "seed": 3, **options}
-    defense = ActiveDefense(model, **options)
-    defense.calibrate(images)
-    return defense
-
-
-def test_defense_equals_the_loop_as_written(model, images):
+def test_defense_equals_the_loop_as_written(defense_for, model, images):
     defense = defense_for(model, images)
     noise = torch.empty_like(images).uniform_(-0.075, 0.075, generator=torch.Generator().manual_seed(1))
 
@@ -46,7 +28,7 @@ def test_defense_equals_the_loop_as_written(model, images):
 
 
 @pytest.mark.parametrize("slots", [1, 7, 64])
-def test_the_number_of_slots_does_not_change_an_answer(model, images, slots):
+def test_the_number_of_slots_does_not_change_an_answer(defense_for, model, images, slots):
     answers = defense_for(model, images, slots=slots).defend(images)
 
     expected = defense_for(model, images).defend(images)
@@ -55,7 +37,7 @@ def test_the_number_of_slots_does_not_change_an_answer(model, images, slots):
     torch.testing.assert_close(answers.logits, expected.logits, rtol=1e-4, atol=1e-4)
 
 
-def test_other_neighbours_leave_an_image_bitwise_as_it_was(model, images):
+def test_other_neighbours_leave_an_image_bitwise_as_it_was(defense_for, model, images):
     defense = defense_for(model, images, deterministic=True)
     other = torch.cat([images[:1], 1 - images[1:]])
 
@@ -66,7 +48,7 @@ def test_other_neighbours_leave_an_image_bitwise_as_it_was(model, images):
     assert not torch.equal(mine.images[1], among_others.images[1])
 
 
-def test_an_id_carries_its_noise_to_any_position(model, images):
+def test_an_id_carries_its_noise_to_any_position(defense_for, model, images):
     defense = defense_for(model, images)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(2))
 
@@ -76,7 +58,7 @@ def test_an_id_carries_its_noise_to_any_position(model, images):
     torch.testing.assert_close(shuffled.steps, straight.steps[order])
 
 
-def test_seeds_differ_and_a_missing_seed_is_drawn(model, images):
+def test_seeds_differ_and_a_missing_seed_is_drawn(defense_for, model, images):
     first, second = (ActiveDefense(model, seed=None, compile=False).seed for _ in range(2))
     one, two = (defense_for(model, images, seed=seed).smooth(images[:2]) for seed in (1, 2))
 
@@ -84,7 +66,7 @@ def test_seeds_differ_and_a_missing_seed_is_drawn(model, images):
     assert not torch.equal(one.images, two.images)
 
 
-def test_max_steps_is_reported_and_not_passed(model, images):
+def test_max_steps_is_reported_and_not_passed(defense_for, model, images):
     defense = defense_for(model, images, max_steps=3)
 
     smoothed = defense.smooth(images)
@@ -95,7 +77,7 @@ def test_max_steps_is_reported_and_not_passed(model, images):
     assert not smoothed.converged[capped].all()
 
 
-def test_the_reported_loss_is_that_of_the_returned_image(model, images):
+def test_the_reported_loss_is_that_of_the_returned_image(defense_for, model, images):
     defense = defense_for(model, images)
 
     smoothed = defense.smooth(images)
@@ -103,7 +85,7 @@ def test_the_reported_loss_is_that_of_the_returned_image(model, images):
     torch.testing.assert_close(smoothed.loss, smoothing_loss(prefix(model, "block1")(smoothed.images)))
 
 
-def test_outer_loops_average_probabilities(model, images):
+def test_outer_loops_average_probabilities(defense_for, model, images):
     defense = defense_for(model, images, outer_loops=3)
 
     answers = defense.defend(images[:4])
@@ -115,7 +97,7 @@ def test_outer_loops_average_probabilities(model, images):
     torch.testing.assert_close(answers.steps, sum(run.steps for run in runs))
 
 
-def test_calling_the_defense_classifies_the_smoothed_image(model, images):
+def test_calling_the_defense_classifies_the_smoothed_image(defense_for, model, images):
     defense = defense_for(model, images)
 
     logits = defense(images[:5])
@@ -134,7 +116,7 @@ def test_calibrate_sets_delta_to_a_part_of_the_clean_loss(model, images):
     assert delta == defense.delta == pytest.approx(0.5 * float(clean), rel=1e-6)
 
 
-def test_a_stream_gives_the_batch_s_answers_in_order(model, images):
+def test_a_stream_gives_the_batch_s_answers_in_order(defense_for, model, images):
     defense = defense_for(model, images)
 
     streamed = list(defense.stream(iter(images)))
@@ -144,7 +126,7 @@ def test_a_stream_gives_the_batch_s_answers_in_order(model, images):
     torch.testing.assert_close(torch.stack([a.logits for a in streamed]), expected.logits, rtol=1e-4, atol=1e-4)
 
 
-def test_a_stream_pulls_no_more_than_its_window(model, images):
+def test_a_stream_pulls_no_more_than_its_window(defense_for, model, images):
     defense = defense_for(model, images, slots=2)
     pulled = 0
 
@@ -161,7 +143,7 @@ def test_a_stream_pulls_no_more_than_its_window(model, images):
     assert pulled <= 5 + 8 * 2 + 2
 
 
-def test_a_deadline_flags_what_it_cut_short(model, images):
+def test_a_deadline_flags_what_it_cut_short(defense_for, model, images):
     defense = defense_for(model, images, slots=4)
     defense.delta = 1e-9
 
@@ -172,7 +154,7 @@ def test_a_deadline_flags_what_it_cut_short(model, images):
     assert torch.isfinite(answers.logits).all()
 
 
-def test_a_budget_holds_for_its_image_alone(model, images):
+def test_a_budget_holds_for_its_image_alone(defense_for, model, images):
     defense = defense_for(model, images)
     free = defense.defend(images)
     budgets = torch.full((len(images),), 1000)
@@ -185,7 +167,7 @@ def test_a_budget_holds_for_its_image_alone(model, images):
     assert torch.equal(held.steps[1::2], free.steps[1::2])
 
 
-def test_images_made_to_be_slow_starve_nobody(model, images):
+def test_images_made_to_be_slow_starve_nobody(defense_for, model, images):
     """Every third image is made to have the largest loss; the others take the steps they took without it."""
     defense = defense_for(model, images, slots=4)
     free = defense.defend(images)
@@ -200,7 +182,7 @@ def test_images_made_to_be_slow_starve_nobody(model, images):
     torch.testing.assert_close(answers.logits[~every_third], free.logits[~every_third], rtol=1e-4, atol=1e-4)
 
 
-def test_two_threads_may_share_a_defense(model, images):
+def test_two_threads_may_share_a_defense(defense_for, model, images):
     defense = defense_for(model, images)
     expected = [defense.smooth(images[:12]), defense.smooth(images[12:])]
     got = [[], []]
@@ -220,7 +202,7 @@ def test_two_threads_may_share_a_defense(model, images):
         assert all(torch.equal(result.images, expected[half].images) for result in got[half])
 
 
-def test_changed_weights_are_noticed(images):
+def test_changed_weights_are_noticed(defense_for, images):
     torch.manual_seed(0)
     model = WideResNet(10, 1, in_channels=1).eval()
     defense = defense_for(model, images)
@@ -236,7 +218,7 @@ def test_changed_weights_are_noticed(images):
     assert torch.equal(after.images, fresh.smooth(images[:2]).images)
 
 
-def test_the_defense_leaves_the_model_bitwise_as_it_was(images):
+def test_the_defense_leaves_the_model_bitwise_as_it_was(defense_for, images):
     torch.manual_seed(0)
     model = WideResNet(10, 1, in_channels=1).eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -247,7 +229,7 @@ def test_the_defense_leaves_the_model_bitwise_as_it_was(images):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_compiled_answers_equal_uncompiled_ones(model, images):
+def test_compiled_answers_equal_uncompiled_ones(defense_for, model, images):
     compiled = defense_for(model, images, compile=True, deterministic=True).smooth(images)
 
     expected = defense_for(model, images).smooth(images)
@@ -255,7 +237,7 @@ def test_compiled_answers_equal_uncompiled_ones(model, images):
     torch.testing.assert_close(compiled.images, expected.images, rtol=0, atol=1e-5)
 
 
-def test_polyak_steps_reach_the_threshold_in_fewer_steps(model, images):
+def test_polyak_steps_reach_the_threshold_in_fewer_steps(defense_for, model, images):
     plain = defense_for(model, images).smooth(images)
     defense = defense_for(model, images, solver=Polyak())
 
@@ -339,108 +321,9 @@ def test_any_module_can_be_defended(images):
     assert answers.converged.all()
 
 
-def test_many_defenses_compile_in_one_process(images):
+def test_many_defenses_compile_in_one_process(defense_for, images):
     """Dynamo refuses to compile one code object more than a few times."""
     for number in range(10):
         torch.manual_seed(number)
         model = WideResNet(10, 1, in_channels=1).eval()
         defense_for(model, images, compile=True, slots=1, max_steps=1).smooth(images[:1])
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -0.5, 1.5])
-def test_what_is_no_image_is_flagged_and_its_neighbours_are_bitwise_what_they_were(model, images, bad):
-    defense = defense_for(model, images, deterministic=True)
-    spoilt = images.clone()
-    spoilt[5, 0, 3, 3] = bad
-
-    answers, expected = defense.defend(spoilt, on_invalid="flag"), defense.defend(images)
-
-    others = torch.arange(len(images)) != 5
-    assert answers.invalid.nonzero().flatten().tolist() == [5]
-    assert not answers.converged[5]
-    assert bool(answers.logits[5].isnan().all())
-    assert torch.equal(answers.logits[others], expected.logits[others])
-    assert torch.equal(answers.images[others], expected.images[others])
-    assert not expected.invalid.any()
-
-
-def test_a_stream_flags_what_is_no_image_in_its_place(model, images):
-    defense = defense_for(model, images)
-    spoilt = [image if number % 7 else image * torch.nan for number, image in enumerate(images)]
-
-    answers = list(defense.stream(iter(spoilt), on_invalid="flag"))
-
-    assert [number for number, answer in enumerate(answers) if answer.invalid] == [0, 7, 14, 21]
-    assert all(bool(answer.logits.isfinite().all()) != answer.invalid for answer in answers)
-    with pytest.raises(ValueError, match="NaN or Inf"):
-        list(defense.stream(iter(spoilt)))
-
-
-def test_another_way_with_invalid_images_is_refused(model, images):
-    with pytest.raises(ValueError, match="on_invalid as 'raise' or 'flag', got 'skip'"):
-        defense_for(model, images).defend(images, on_invalid="skip")
-
-
-def starved(defense, monkeypatch, room, after=0):
-    """An allocator that has no room for more than ``room`` slots, once ``after`` slots have been made."""
-    make, made = defense._engine._make, []
-
-    def allocate(key):
-        made.append(key)
-        if key[0][0] > room and len(made) > after:
-            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
-        return make(key)
-
-    monkeypatch.setattr(defense._engine, "_make", allocate)
-
-
-@pytest.mark.parametrize("deterministic", [True, False])
-def test_out_of_memory_the_slots_are_halved_and_every_image_is_answered(model, images, monkeypatch, deterministic):
-    defense = defense_for(model, images, slots=8, deterministic=deterministic)
-    expected = defense_for(model, images, slots=2).defend(images)
-    starved(defense, monkeypatch, room=2)
-
-    with pytest.warns(RuntimeWarning, match="out of memory: going on with") as told:
-        answers = defense.defend(images)
-    again = defense.defend(images)
-
-    assert defense.slots == 2
-    assert len(told) == 2  # 4, and 2; and never again
-    torch.testing.assert_close(answers.steps, expected.steps)
-    torch.testing.assert_close(answers.logits, expected.logits, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(again.logits, answers.logits)
-
-
-def test_out_of_memory_in_the_midst_of_a_stream_nothing_is_lost_or_answered_twice(model, images, monkeypatch):
-    defense = defense_for(model, images, slots=8)
-    expected = defense_for(model, images, slots=2).defend(images)
-    advance, calls = defense._engine._make, []
-
-    def failing(key):
-        slots = advance(key)
-        step = slots.advance
-
-        def once():
-            calls.append(1)
-            if len(calls) == 12:
-                raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
-            return step()
-
-        slots.advance = once
-        return slots
-
-    monkeypatch.setattr(defense._engine, "_make", failing)
-
-    with pytest.warns(RuntimeWarning, match="4 slots"):
-        answers = list(defense.stream(iter(images)))
-
-    assert [answer.steps for answer in answers] == expected.steps.tolist()
-    torch.testing.assert_close(torch.stack([a.logits for a in answers]), expected.logits, rtol=1e-4, atol=1e-4)
-
-
-def test_where_one_slot_is_too_much_the_error_is_the_memory_s(model, images, monkeypatch):
-    defense = defense_for(model, images, slots=2)
-    starved(defense, monkeypatch, room=0)
-
-    with pytest.warns(RuntimeWarning), pytest.raises(torch.OutOfMemoryError, match="simulated"):
-        defense.defend(images)
