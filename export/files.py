@@ -22,6 +22,7 @@ from fastdef.export.manifest import MANIFEST
 from fastdef.export.modules import DefendedClassifier, InType, NoisedClassifier, Probabilities, Steps
 
 OPSET = 20
+_BFLOAT16_OPSET = 22  # the first with a bfloat16 convolution
 STEPS_A_CALL = 2  # of step.onnx: half the calls, and an image that is done waits for one step at most
 _OUTPUTS = ("probabilities", "steps", "converged", "loss", "smoothed")
 
@@ -50,8 +51,8 @@ def export_onnx(
         checkpoint: from :func:`fastdef.load`, on the CPU.
         folder: made if it is not there; each file is written whole or not at all.
         shape: (C, H, W) of an image.
-        dtype: of the networks inside, float32 or float16 (ONNX has no bfloat16 convolution in this opset); image, loss,
-            threshold and update are float32.
+        dtype: of the networks inside, float32, float16, or bfloat16, which is for engines: ONNX Runtime does not
+            compute in it on a CPU. Image, loss, threshold and update are float32.
 
     Returns:
         The files written, the manifest last.
@@ -69,13 +70,13 @@ def export_onnx(
         "defense": checkpoint.defense,
         "image": {"shape": list(shape), "dtype": "float32", "range": [0, 1]},
         "dtype": str(dtype).removeprefix("torch."),
-        "opset": OPSET,
+        "opset": _BFLOAT16_OPSET if dtype == torch.bfloat16 else OPSET,
         "versions": _versions(),
     }
     files = {}
     for artefact in _artefacts(checkpoint, shape, dtype):
         path = folder / f"{artefact.name}.onnx"
-        content, outputs = serialise(artefact, described)
+        content, outputs = serialise(artefact, described, opset=described["opset"])
         with writing_aside(path) as aside:
             aside.write_bytes(content)
         files[path.name] = {
@@ -104,9 +105,10 @@ def _artefacts(checkpoint: Checkpoint, shape: tuple[int, int, int], dtype: torch
     yield Artefact("defended", DefendedClassifier(defense, step, model, shape), given, _OUTPUTS)
 
 
-def serialise(artefact: Artefact, described: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+def serialise(artefact: Artefact, described: dict[str, Any], *, opset: int = OPSET) -> tuple[bytes, dict[str, Any]]:
     """The file, and what its outputs are."""
     import onnx
+    from onnxscript import optimizer
 
     batch = Dim("batch")
     dynamic = tuple({0: batch} if value.ndim else None for value in artefact.inputs.values())
@@ -119,14 +121,18 @@ def serialise(artefact: Artefact, described: dict[str, Any]) -> tuple[bytes, dic
                 dynamic_shapes=dynamic,
                 input_names=list(artefact.inputs),
                 output_names=list(artefact.outputs),
-                opset_version=OPSET,
+                opset_version=opset,
                 custom_translation_table=translations(),
                 verbose=False,
+                optimize=opset == OPSET,
             )
     except (torch.onnx.errors.OnnxExporterError, torch._dynamo.exc.UserError) as error:
         raise ValueError(f"cannot export {artefact.name}.onnx: {_reason(error, artefact)}") from error
     if program is None:
         raise ValueError(f"cannot export {artefact.name}.onnx: the exporter returned nothing")
+    if opset != OPSET:  # the whole of its optimiser folds batch norms in float32, beside bfloat16 convolutions
+        optimizer.fold_constants(program.model)
+        optimizer.remove_unused_nodes(program.model)
     proto = program.model_proto
     onnx.helper.set_model_props(proto, {"fastdef": json.dumps(described, sort_keys=True)})
     onnx.checker.check_model(proto, full_check=True)  # strict shape inference too

@@ -17,7 +17,7 @@ from fastdef.export.small import cost, export_small
 from fastdef.export.tensorrt_engines import EngineOptions, export_engines, tensorrt
 from fastdef.export.triton_repository import write_repository
 
-_TYPES = {"float32": torch.float32, "float16": torch.float16}
+_TYPES = {str(dtype)[6:]: dtype for dtype in (torch.float32, torch.float16, torch.bfloat16)}
 
 
 def export(
@@ -31,7 +31,7 @@ def export(
     small: Annotated[
         bool, typer.Option("--small", help="the classifier in float16 and int8 too, with accuracies")
     ] = False,
-    dtype: Annotated[str, typer.Option(help="of the networks inside: float32 or float16")] = "float32",
+    dtype: Annotated[str, typer.Option(help="of the networks inside: float32, float16, bfloat16 (engines)")] = "float32",
     format: Annotated[str, typer.Option(help="onnx, or tensorrt: engines of the same files too")] = "onnx",
     batches: Annotated[str, typer.Option(help="smallest, best and largest batch of the engines")] = "1,64,256",
     version_compatible: Annotated[bool, typer.Option(help="engines that later TensorRTs take too")] = False,

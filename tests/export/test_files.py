@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from fastdef.checkpoint import Checkpoint
@@ -186,6 +187,20 @@ def test_in_half_precision_the_answers_are_nearly_the_same(checkpoint, folder, i
     assert got.probabilities.dtype == np.float32
     assert 0 < np.abs(got.probabilities - expected.probabilities).max() < 0.05
     assert np.abs(got.steps - expected.steps).mean() < 2
+
+
+def test_a_bfloat16_file_says_nearly_the_same_and_onnx_runtime_on_a_cpu_refuses_it_in_one_line(
+    checkpoint, images, tmp_path
+):
+    export_onnx(checkpoint, tmp_path, shape=SHAPE, dtype=torch.bfloat16)
+
+    (got,) = ReferenceEvaluator(str(tmp_path / "classifier.onnx")).run(None, {"images": images.numpy()})
+
+    expected = checkpoint.model(images).softmax(1).numpy(force=True)
+    assert got.dtype == np.float32
+    assert 0 < np.abs(got - expected).max() < 0.05
+    with pytest.raises(ValueError, match=r"^cannot load .*defended.onnx: .*NOT_IMPLEMENTED.*$"):
+        load_engine(tmp_path)
 
 
 @pytest.mark.parametrize("placement", ["shared", "layerwise"])

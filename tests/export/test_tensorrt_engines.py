@@ -27,13 +27,14 @@ def test_every_file_parses_and_builds_the_loop_and_all(copied):
         assert told["inputs"] == manifest["files"][f"{path.stem}.onnx"]["inputs"]
 
 
-def test_networks_of_half_precision_build_too(checkpoint, tmp_path):
-    export_onnx(checkpoint, tmp_path, shape=(1, 12, 12), dtype=torch.float16)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_networks_of_half_precision_build_too(checkpoint, tmp_path, dtype):
+    export_onnx(checkpoint, tmp_path, shape=(1, 12, 12), dtype=getattr(torch, dtype))
 
     written = export_engines(tmp_path, options=EngineOptions(batches=(1, 4, 8)))
 
     manifest = json.loads((tmp_path / "model.json").read_text())
-    assert manifest["dtype"] == "float16"
+    assert manifest["dtype"] == dtype
     assert manifest["files"]["defended.onnx"]["inputs"]["images"]["dtype"] == "float32"
     assert len(written) == 4
 
