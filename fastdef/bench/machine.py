@@ -1,8 +1,12 @@
 """What a figure was measured on, and how: the part that every benchmark shares."""
 
+import os
 import platform
+import shlex
+import sys
 import time
 from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +14,11 @@ import torch
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Device, threads and versions, to stand beside every figure."""
+    """Command, date, device, threads and versions, to stand beside every figure."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu()
     return {
+        "command": shlex.join(_from_here(part) for part in sys.orig_argv),
+        "date": datetime.now(timezone.utc).date().isoformat(),
         "device": device.type,
         "name": name,
         "threads": torch.get_num_threads(),
@@ -68,6 +74,13 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
             held += event.nbytes()
             most = max(most, held)
     return most
+
+
+def _from_here(part: str) -> str:
+    """A part of a command line; a path as it looks from the current folder, a program as its name."""
+    if not Path(part).is_absolute():
+        return part
+    return os.path.relpath(part) if Path(part).is_relative_to(Path.cwd()) else Path(part).name
 
 
 def _cpu() -> str:

@@ -31,7 +31,9 @@ def export(
     small: Annotated[
         bool, typer.Option("--small", help="the classifier in float16 and int8 too, with accuracies")
     ] = False,
-    dtype: Annotated[str, typer.Option(help="of the networks inside: float32, float16, bfloat16 (engines)")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="of the networks inside: float32, float16, or bfloat16, for engines alone")
+    ] = "float32",
     format: Annotated[str, typer.Option(help="onnx, or tensorrt: engines of the same files too")] = "onnx",
     batches: Annotated[str, typer.Option(help="smallest, best and largest batch of the engines")] = "1,64,256",
     version_compatible: Annotated[bool, typer.Option(help="engines that later TensorRTs take too")] = False,
