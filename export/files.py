@@ -64,19 +64,20 @@ def export_onnx(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"cannot make the folder {folder}: {error.strerror}") from error
+    opset = _BFLOAT16_OPSET if dtype == torch.bfloat16 else OPSET
     described = {
         "architecture": checkpoint.architecture,
         "classes": list(checkpoint.classes),
         "defense": checkpoint.defense,
         "image": {"shape": list(shape), "dtype": "float32", "range": [0, 1]},
         "dtype": str(dtype).removeprefix("torch."),
-        "opset": _BFLOAT16_OPSET if dtype == torch.bfloat16 else OPSET,
+        "opset": opset,
         "versions": _versions(),
     }
     files = {}
     for artefact in _artefacts(checkpoint, shape, dtype):
         path = folder / f"{artefact.name}.onnx"
-        content, outputs = serialise(artefact, described, opset=described["opset"])
+        content, outputs = serialise(artefact, described, opset=opset)
         with writing_aside(path) as aside:
             aside.write_bytes(content)
         files[path.name] = {
