@@ -39,6 +39,7 @@ def parts(out: Path, *, small: bool) -> dict[str, list[str]]:
             "ceilings": module("benchmarks.bench_ceilings", "ceilings", "--batch", "1"),
             "smoothing": module("benchmarks.bench_smoothing", "smoothing", "--batch", "1"),
             "afa_fuse": module("benchmarks.bench_afa_fuse", "afa_fuse", "--batch", "1"),
+            "tuning": module("benchmarks.tune_kernels", "tuning", "--small"),
             "defense_shipped": defense("defense_shipped", "--count", "8", "--turns", "1"),
             "training": module("benchmarks.bench_training", "training", *tiny),
         }
@@ -50,6 +51,7 @@ def parts(out: Path, *, small: bool) -> dict[str, list[str]]:
         "afa_fuse": module("benchmarks.bench_afa_fuse", "afa_fuse"),
         "defense_wide": defense("defense_wide", *many, "--architecture", "wrn-28-10", "--ratio", "0.92"),
         "training": module("benchmarks.bench_training", "training", "--architecture", "wrn-28-10", "--bf16"),
+        "tuning": module("benchmarks.tune_kernels", "tuning"),
         "training_fp32": module("benchmarks.bench_training", "training_fp32", "--architecture", "wrn-16-8"),
         "defense_shipped": defense("defense_shipped", *many),
     }

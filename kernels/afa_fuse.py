@@ -19,9 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_TILE = 4096  # values a program takes: 32 a thread at four warps, four 128-bit loads in bf16
-_ODD_TILE = 1024  # where a row's length allows no vector load, a thread holds a value of each of many rows
-_LONGEST_ROW = 1024
+from fastdef.kernels import configurations
 
 
 @triton.jit
@@ -149,16 +147,17 @@ def backward(
 def _launch(x: Tensor) -> tuple[dict[str, int | bool], tuple[int]]:
     """How a launch sees x, and its grid."""
     n, c, h, w = x.shape
+    how = configurations.afa_fuse(c, h * w, x.dtype)
     channels_last = not x.is_contiguous()
     a, b = (h * w, c) if channels_last else (c, h * w)
-    block_b = _row(b)
-    block_a = min(triton.next_power_of_2(a), (_ODD_TILE if b % 8 else _TILE) // block_b)
+    block_b = _row(b, how.longest_row)
+    block_a = min(triton.next_power_of_2(a), (how.odd_tile if b % 8 else how.tile) // block_b)
     tiles = triton.cdiv(a, block_a) * triton.cdiv(b, block_b)
-    shape = {"A": a, "B": b, "CHANNELS_LAST": channels_last, "BLOCK_A": block_a, "BLOCK_B": block_b}
-    return shape, (n * tiles,)
+    blocks = {"BLOCK_A": block_a, "BLOCK_B": block_b, "num_warps": how.warps}
+    return {"A": a, "B": b, "CHANNELS_LAST": channels_last, **blocks}, (n * tiles,)
 
 
-def _row(b: int) -> int:
+def _row(b: int, longest: int) -> int:
     """Columns of a tile: a power of two that divides B where one of at least a cache sector does, else one around B."""
     divisor = b & -b
-    return min(divisor if divisor >= 32 else triton.next_power_of_2(b), _LONGEST_ROW)
+    return min(divisor if divisor >= 32 else triton.next_power_of_2(b), longest)

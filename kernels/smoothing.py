@@ -17,7 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_BLOCK = 4096  # values a program takes at a time: 32 a thread at four warps, eight 128-bit loads in bf16
+from fastdef.kernels import configurations
+
 _MOST_PARTS = 64  # programs a sample, at most; a program adds that many partials in one vector
 
 
@@ -124,12 +125,12 @@ def _sign(d):
 def forward(f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(N, M) dense features -> loss, mean, tilt, each (N,) fp32."""
     n, m = f.shape
-    parts, span = _split(n, m)
+    parts, span, how = _launch(f)
     sums, deviations, signs = f.new_empty((3, n, parts), dtype=torch.float32)
     loss, mean, tilt = (f.new_empty(n, dtype=torch.float32) for _ in range(3))  # an operation's outputs share no memory
     padded = triton.next_power_of_2(parts)
-    _sums_kernel[(n, parts)](f, sums, m, span, BLOCK=_BLOCK)
-    _moments_kernel[(n, parts)](f, sums, deviations, signs, m, span, BLOCK=_BLOCK, PARTS=padded)
+    _sums_kernel[(n, parts)](f, sums, m, span, **how)
+    _moments_kernel[(n, parts)](f, sums, deviations, signs, m, span, PARTS=padded, **how)
     _finish_kernel[(n,)](sums, deviations, signs, loss, mean, tilt, m, parts, PARTS=padded)
     return loss, mean, tilt
 
@@ -147,17 +148,19 @@ def forward_with_field(f: Tensor) -> tuple[Tensor, Tensor]:
 
 def _field(f: Tensor, mean: Tensor, tilt: Tensor, *, scale: Tensor | None) -> Tensor:
     n, m = f.shape
-    parts, span = _split(n, m)
+    parts, span, how = _launch(f)
     field = torch.empty_like(f)
     _field_kernel[(n, parts)](
-        f, mean, tilt, mean if scale is None else scale, field, m, span, SCALED=scale is not None, BLOCK=_BLOCK
+        f, mean, tilt, mean if scale is None else scale, field, m, span, SCALED=scale is not None, **how
     )
     return field
 
 
-def _split(n: int, m: int) -> tuple[int, int]:
-    """Programs a sample, and values a program: enough programs for a large chip, no part without a block."""
-    blocks = triton.cdiv(m, _BLOCK)
-    wanted = max(1, min(blocks, _MOST_PARTS, triton.cdiv(1024, n)))
+def _launch(f: Tensor) -> tuple[int, int, dict[str, int]]:
+    """Programs a sample, values a program, and what a launch is told: no part is without a block."""
+    n, m = f.shape
+    how = configurations.smoothing(m, f.dtype)
+    blocks = triton.cdiv(m, how.block)
+    wanted = max(1, min(blocks, _MOST_PARTS, triton.cdiv(how.programs, n)))
     each = triton.cdiv(blocks, wanted)
-    return triton.cdiv(blocks, each), each * _BLOCK
+    return triton.cdiv(blocks, each), each * how.block, {"BLOCK": how.block, "num_warps": how.warps}

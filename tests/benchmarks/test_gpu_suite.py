@@ -56,6 +56,7 @@ def test_every_part_runs_to_its_end_in_its_small_form(tmp_path):
         "ceilings": 0,
         "smoothing": 0,
         "afa_fuse": 0,
+        "tuning": 0,
         "defense_shipped": 0,
         "training": 0,
     }

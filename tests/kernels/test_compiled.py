@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from fastdef.kernels.configurations import Smoothing
+
 pytest.importorskip("triton", reason="triton is not installed here")
 ROOT = Path(__file__).parent.parent.parent
 FLOATS = ("fp32", "fp16", "bf16")
@@ -14,7 +16,7 @@ FLOATS = ("fp32", "fp16", "bf16")
 
 def smoothing(dtype):
     f, partials, sizes = f"*{dtype}:16", "*fp32:16", {"M": "i32:16", "SPAN": "i32:16"}
-    block = {"BLOCK": 4096}
+    block = {"BLOCK": Smoothing().block}
     sums = {"f_ptr": f, "sums_ptr": partials, **sizes}
     moments = {**sums, "deviations_ptr": partials, "signs_ptr": partials}
     per_sample = {name: partials for name in ("mean_ptr", "tilt_ptr", "scale_ptr")}

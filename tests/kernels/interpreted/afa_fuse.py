@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastdef.kernels import afa_fuse, reference
+from fastdef.kernels import afa_fuse, configurations, reference
 
 # Fewer channels than any tile, powers of two and not, a channel count above a tile's row; odd planes and one pixel.
 SHAPES = [(3, 3, 7, 7), (2, 16, 5, 3), (2, 48, 8, 8), (1, 160, 16, 16), (2, 1040, 1, 1), (1, 3, 40, 40)]
@@ -81,3 +81,17 @@ def test_not_a_number_survives_the_relu(layout):
     out = afa_fuse.forward(x, w0, *affines, relu=True)
 
     assert out.isnan().nonzero().tolist() == [[1, 3, 2, 1]]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("candidate", configurations.CANDIDATES["afa_fuse"][::3])
+def test_a_shape_on_the_list_is_launched_as_it_says_and_answered_alike(monkeypatch, layout, candidate):
+    x, grad, w0, affines = arguments((2, 48, 24, 24), torch.float32, layout)
+    expected = afa_fuse.backward(grad, x, w0, *affines, relu=True)
+    monkeypatch.setitem(configurations.AFA_FUSE, (48, 576, torch.float32), candidate)
+
+    shape, _ = afa_fuse._launch(x)
+
+    assert shape["num_warps"] == candidate.warps
+    assert shape["BLOCK_B"] <= candidate.longest_row
+    torch.testing.assert_close(afa_fuse.backward(grad, x, w0, *affines, relu=True), expected)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastdef.kernels import reference, smoothing
+from fastdef.kernels import configurations, reference, smoothing
 
 # One element, an odd count, a block, a block and one, a sample split over programs with an odd end.
 SHAPES = [(1, 1), (2, 105), (3, 4096), (2, 4097), (1, 5 * 4096 + 77)]
@@ -75,9 +75,19 @@ def test_every_value_of_the_output_is_written():
     f = features((3, 4097), torch.float32)
     out = torch.full_like(f, float("nan"))
     n, m = f.shape
-    parts, span = smoothing._split(n, m)
+    parts, span, how = smoothing._launch(f)
     _, mean, tilt = reference.smoothing(f)
 
-    smoothing._field_kernel[(n, parts)](f, mean, tilt, mean, out, m, span, SCALED=False, BLOCK=smoothing._BLOCK)
+    smoothing._field_kernel[(n, parts)](f, mean, tilt, mean, out, m, span, SCALED=False, **how)
 
     assert torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize("candidate", configurations.CANDIDATES["smoothing"][::4])
+def test_a_shape_on_the_list_is_launched_as_it_says_and_answered_alike(monkeypatch, candidate):
+    f = features((2, 9000), torch.float32)
+    expected = smoothing.forward_with_field(f)
+    monkeypatch.setitem(configurations.SMOOTHING, (9000, torch.float32), candidate)
+
+    assert smoothing._launch(f)[2] == {"BLOCK": candidate.block, "num_warps": candidate.warps}
+    torch.testing.assert_close(smoothing.forward_with_field(f), expected)
