@@ -19,6 +19,7 @@ from fastdef import ranks
 
 LOST = "this run has lost one of its processes, or was told to end; a command with --resume goes on from what is kept"
 _PATIENCE = timedelta(seconds=10)  # that the others have with the first, which may still be printing
+_LONGEST = timedelta(days=1)  # ranks of an evaluation may end hours apart; a lost one is noticed by torchrun
 
 _voice: Any = None  # the store where the first to tell how it ends is noted; None for a process alone
 
@@ -39,7 +40,8 @@ def joined() -> Iterator[None]:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(dist.get_node_local_rank() % torch.cuda.device_count())
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", store=store, rank=rank, world_size=size)
+    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_LONGEST)
     try:
         with _silent() if rank else contextlib.nullcontext():
             yield
