@@ -78,3 +78,8 @@ def test_what_is_refused_is_refused_on_every_rank_and_nothing_is_written(on_rank
     assert told[0] == "2 processes need a batch that they can share evenly, got one of 7 images"
     assert "there is no" in told[1]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow  # minutes of C++ compiler
+def test_compiled_steps_on_two_ranks_are_the_eager_ones(on_ranks):
+    on_ranks(2, RANKED / "compiled.py")
