@@ -39,9 +39,15 @@ def found(folder):
         unshared = honest(Target.plain(model), DATA, budget=TINY, rows=[0]).passed
     except ValueError as error:
         unshared = str(error)
-    lines = honest(Target.defended(defense), DATA, budget=TINY, rows=[0, 1, 2, 7], folder=folder).lines
+    units = []
+    suite = {
+        "rows": [0, 1, 2, 7],
+        "folder": folder,
+        "progress": lambda where: units.append(f"{where.case} {where.done}"),
+    }
+    lines = honest(Target.defended(defense), DATA, budget=TINY, **suite).lines
     scores = {line.label: line.score and line.score.to_json() for line in lines}
-    return {"static": static, "told": told, "unshared": unshared, "honest": scores}
+    return {"static": static, "told": told, "units": units, "unshared": unshared, "honest": scores}
 
 
 if __name__ == "__main__":
