@@ -45,10 +45,11 @@ def joined() -> Iterator[None]:
     try:
         with _silent() if rank else contextlib.nullcontext():
             yield
-    except SystemExit:
+    except SystemExit as ended:  # which is how a command ends, well or not
         _end_after_first(rank)
+        if not ended.code:
+            dist.destroy_process_group()
         raise
-    dist.destroy_process_group()
 
 
 def speaks_first() -> bool:

@@ -1,6 +1,6 @@
 """Batch norm of segments by the statistics of all ranks together.
 
-x is (S, B, C, ...) on each of W ranks, n = W * B * H * W' values a segment and channel. With the mean and the sum of
+x is (S, B, C, H, V) on each of W ranks: n = W * B * H * V values a segment and channel. With the mean and the sum of
 squared deviations M of each rank, and those of all together by Chan's formula (Chan et al., 1979):
 
     mean = sum mean_r / W       M = sum M_r + (n / W) * sum (mean_r - mean)^2       v = M / n
