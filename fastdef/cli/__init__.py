@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 import fastdef
+from fastdef.cli._ranks import LOST, joined, speaks_first
 from fastdef.cli.bench import defense, engine, solvers
 from fastdef.cli.calibrate import calibrate
 from fastdef.cli.defend import defend
@@ -17,6 +18,7 @@ from fastdef.cli.serve import serve
 from fastdef.cli.strengths import strengths
 from fastdef.cli.train_afa import afa
 from fastdef.cli.train_smoothing import smoothing
+from fastdef.ranks import RankLost
 
 app = typer.Typer(
     help="A compiled, high-performance defense runtime for image classifiers.",
@@ -53,13 +55,17 @@ def _options(version: Annotated[bool, typer.Option("--version", help="print the 
 def main() -> None:
     """Run the command. A refusal is one line on stderr and status 2; a traceback is a bug."""
     try:
-        app()
+        with joined():
+            app()
     except ValueError as error:
-        _refuse(" ".join(str(error).split()))
+        _end(" ".join(str(error).split()), 2)
     except OSError as error:
-        _refuse(f"{error.filename or 'the system'}: {error.strerror or error}")
+        _end(f"{error.filename or 'the system'}: {error.strerror or error}", 2)
+    except RankLost:
+        _end(LOST, 1)
 
 
-def _refuse(reason: str) -> None:
-    sys.stderr.write(f"fastdef: {reason}\n")
-    sys.exit(2)
+def _end(reason: str, status: int) -> None:
+    if speaks_first():
+        sys.stderr.write(f"fastdef: {reason}\n")
+    sys.exit(status)

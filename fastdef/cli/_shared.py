@@ -7,6 +7,7 @@ import torch
 import typer
 
 from fastdef.checkpoint import Checkpoint
+from fastdef.cli._ranks import check_own_device
 
 Data = Annotated[str, typer.Option("--data", help="name of a data set")]
 Root = Annotated[Path | None, typer.Option(help="folder that holds it")]
@@ -18,10 +19,10 @@ DEFAULT_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def check_device(name: str) -> torch.device:
-    """The device of that name.
+    """The device of that name; of several processes on CUDA, each has its own.
 
     Raises:
-        ValueError: if it is none, or not there.
+        ValueError: if it is none, or not there, or not there for every process.
     """
     try:
         device = torch.device(name)
@@ -29,7 +30,7 @@ def check_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:  # torch without CUDA raises the second
         reason = str(error).splitlines()[0]
         raise ValueError(f"--device needs a device that is there, got {name!r}: {reason}") from error
-    return device
+    return check_own_device(device)
 
 
 def image_shape(checkpoint: Checkpoint, size: int | None) -> tuple[int, int, int]:

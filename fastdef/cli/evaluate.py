@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from torch import nn
 
+from fastdef import ranks
 from fastdef.checkpoint import load, writing_aside
 from fastdef.cli import honest
 from fastdef.cli._shared import DEFAULT_DEVICE, Data, Device, Download, Limit, Root, check_device
@@ -103,7 +104,7 @@ def evaluate(
             progress=lambda images: bar.advance(task, images),
         )
     Console().print(_table(found))
-    if json_file is not None:
+    if json_file is not None and ranks.rank() == 0:
         with writing_aside(json_file) as aside:
             aside.write_text(json.dumps(found.to_json(), indent=1) + "\n")
 

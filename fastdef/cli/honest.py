@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from torch import nn
 
+from fastdef import ranks
 from fastdef.checkpoint import load, writing_aside
 from fastdef.data import Dataset
 from fastdef.defense import ActiveDefense
@@ -67,9 +68,9 @@ def run(
     for check in found.checks:
         console.print(f"{'passed' if check.passed else 'FAILED'}: {check.name} ({check.told})", highlight=False)
     console.print(found.sentence, highlight=False)
-    if report is not None:
+    if report is not None and ranks.rank() == 0:
         console.print(f"wrote {write_report(found, report, target, dataset, name=name)}", highlight=False)
-    if json_file is not None:
+    if json_file is not None and ranks.rank() == 0:
         with writing_aside(json_file) as aside:
             aside.write_text(json.dumps(found.to_json(), indent=1) + "\n")
     return found.passed

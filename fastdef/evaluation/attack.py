@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastdef import ranks
 from fastdef._check import check_positive
 from fastdef.attacks import crafting, cross_entropy, margin, pgd
 from fastdef.data import Dataset
@@ -77,6 +78,8 @@ class Batch(NamedTuple):
 def attacked_batches(model: Classifier, dataset: Dataset, attack: Attack, *, batch_size: int = 256) -> Iterator[Batch]:
     """The data set in order, each batch with its attack on ``model``. The random starts depend on the batch size.
 
+    On several ranks each has every W-th batch.
+
     Raises:
         ValueError: for a batch size under 1, or labels that the model has no class for.
     """
@@ -86,8 +89,8 @@ def attacked_batches(model: Classifier, dataset: Dataset, attack: Attack, *, bat
 
 
 def _attacked(model: Classifier, dataset: Dataset, attack: Attack, size: int) -> Iterator[Batch]:
-    for number, start in enumerate(range(0, len(dataset), size)):
-        stop = min(start + size, len(dataset))
+    for number in range(ranks.rank(), -(-len(dataset) // size), ranks.count()):
+        start, stop = number * size, min((number + 1) * size, len(dataset))
         images, labels = dataset.floats(start, stop), dataset.labels[start:stop]
         attacked = attack(model, images, labels, batch=number)
         yield Batch(images, attacked, labels, torch.arange(start, stop))

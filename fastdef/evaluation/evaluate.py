@@ -4,11 +4,14 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import reduce
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastdef import ranks
 from fastdef.attacks import crafting
 from fastdef.data import Dataset
 from fastdef.defense import ActiveDefense
@@ -33,6 +36,12 @@ class Row:
     seconds: float
     steps: list[int] = field(default_factory=list)
     unconverged: int = 0
+
+    def joined(self, other: "Row") -> "Row":
+        """The line of this one's images and the other's."""
+        total = self.accuracy + other.accuracy
+        seconds = (self.seconds * self.accuracy.count + other.seconds * other.accuracy.count) / total.count
+        return Row(self.name, total, seconds, self.steps + other.steps, self.unconverged + other.unconverged)
 
     def to_json(self) -> dict[str, Any]:
         """The line, its steps as median and maximum."""
@@ -88,13 +97,15 @@ def evaluate(
     The attack is crafted on the undefended model, so what the defended rows say is what the defense does to an attacker
     who does not know of it. That is the weakest attacker there is.
 
+    On several ranks each has its share of the batches, and all get the same counts as one would find.
+
     Args:
         model: images to logits; answers in eval mode, and is left as it was.
         dataset: on the device of the model.
         defense: of the same model.
         attack: PGD-20 at 8/255 if not given.
         batch_size: images at once.
-        progress: called with the number of images of each batch that is through.
+        progress: called with the number of images that are through since the last call.
 
     Raises:
         ValueError: for an empty data set, a batch size under 1, or labels that the model has no class for.
@@ -103,18 +114,20 @@ def evaluate(
     if len(dataset) == 0:
         raise ValueError("evaluate needs at least one image, got an empty data set")
     batches = attacked_batches(model, dataset, attack, batch_size=batch_size)
-    rows: dict[str, Row] = {}
+    counted: list[list[Row]] = []
     with crafting(model):  # answers in eval mode, which a model in training would not give
         _check_classes(model, dataset)
         for images, attacked, labels, ids in batches:
-            for kind, given in (("clean", images), ("attacked", attacked)):
-                _count(rows, kind, labels, *_plain(model, given))
-                if defense is not None:
-                    _count(rows, f"{kind}, defended", labels, *_defended(defense, given, ids))
-            progress(len(images))
-    order = ["clean", "attacked", "clean, defended", "attacked, defended"]
+            kinds = {"clean": images, "attacked": attacked}
+            answers = {kind: _plain(model, given) for kind, given in kinds.items()}
+            if defense is not None:
+                answers |= {f"{kind}, defended": _defended(defense, given, ids) for kind, given in kinds.items()}
+            counted.append([_counted(name, labels, *answer) for name, answer in answers.items()])
+            progress(min(ranks.count() * batch_size, len(dataset) - int(ids[0])))
+    turns = zip_longest(*ranks.everyone(counted), fillvalue=())
+    in_order = [found for turn in turns for found in turn if found]  # a rank has every W-th batch
     return Evaluation(
-        rows=[rows[name] for name in order if name in rows],
+        rows=[reduce(Row.joined, parts) for parts in zip(*in_order, strict=True)],
         attack=attack,
         data=f"{dataset.name} {dataset.split}",
         device=str(dataset.images.device),
@@ -152,23 +165,6 @@ def _defended(defense: ActiveDefense, images: Tensor, ids: Tensor) -> tuple[Tens
     return defended.logits.argmax(1).cpu(), seconds, defended.steps.tolist(), int((~defended.converged).sum())
 
 
-def _count(
-    rows: dict[str, Row],
-    name: str,
-    labels: Tensor,
-    answers: Tensor,
-    seconds: float,
-    steps: list[int],
-    unconverged: int,
-) -> None:
+def _counted(name: str, labels: Tensor, answers: Tensor, seconds: float, steps: list[int], unconverged: int) -> Row:
     accuracy = Accuracy(int((answers == labels.cpu()).sum()), len(labels))
-    share = seconds / len(labels)
-    if name not in rows:
-        rows[name] = Row(name, accuracy, share, steps, unconverged)
-        return
-    row = rows[name]
-    total = row.accuracy + accuracy
-    row.seconds = (row.seconds * row.accuracy.count + seconds) / total.count
-    row.accuracy = total
-    row.steps += steps
-    row.unconverged += unconverged
+    return Row(name, accuracy, seconds / len(labels), steps, unconverged)

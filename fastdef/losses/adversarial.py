@@ -32,6 +32,7 @@ class PGDAT:
         step: its step size over eps.
         segments: batches that go through the network, each with statistics of its own.
         compares: whether ``inner`` needs the logits of the clean images.
+        mixes: whether ``inputs`` makes an image of more than that image: it then needs the whole joint batch.
     """
 
     name: ClassVar[str] = "pgd-at"
@@ -39,6 +40,7 @@ class PGDAT:
     step: ClassVar[float] = 2 / 8
     segments: ClassVar[int] = 1
     compares: ClassVar[bool] = False
+    mixes: ClassVar[bool] = False
 
     def start(self, images: Tensor, eps: Tensor, generator: torch.Generator) -> Tensor:
         """Where the attack starts: anywhere in the ball.
@@ -55,8 +57,8 @@ class PGDAT:
         """(N,) what the attack raises; ``clean`` are the logits of the clean images where it ``compares``."""
         return cross_entropy(_wide(logits), labels, reduction="none")
 
-    def draw(self, branches: int, count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """What chance decides of a step besides the start, each with ``branches`` as its first dimension."""
+    def draw(self, branches: int, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """What chance decides of a step besides the start: (branches, ..., N) each, something for every image."""
         return ()
 
     def inputs(self, images: Tensor, attacked: Tensor, *draws: Tensor) -> tuple[Tensor, ...]:
@@ -141,25 +143,29 @@ class IAT(PGDAT):
     name: ClassVar[str] = "iat"
     steps: ClassVar[int] = 7
     segments: ClassVar[int] = 2
+    mixes: ClassVar[bool] = True
 
-    def draw(self, branches: int, count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """(branches, 2) ratios, and (branches, 2, N) partners."""
-        ratios = torch.rand(branches, 2, generator=generator)
-        partners = [torch.randperm(count, generator=generator) for _ in range(2 * branches)]
-        return ratios, torch.stack(partners).view(branches, 2, count)
+    def draw(self, branches: int, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """(branches, 2, N) ratios, the same for all images of a segment; their partners, and the partners' labels."""
+        count = len(labels)
+        ratios = torch.rand(branches, 2, generator=generator)[..., None].expand(-1, -1, count)
+        orders = [torch.randperm(count, generator=generator) for _ in range(2 * branches)]
+        partners = torch.stack(orders).view(branches, 2, count).to(labels.device)
+        return ratios.to(labels.device), partners, labels[partners]
 
     def inputs(self, images: Tensor, attacked: Tensor, *draws: Tensor) -> tuple[Tensor, ...]:
         """Clean images mixed among themselves, and attacked ones."""
-        ratios, partners = draws
-        pairs = enumerate((images, attacked))
-        return tuple(ratios[i] * x + (1 - ratios[i]) * x[partners[i]] for i, x in pairs)
+        ratios, partners, _ = draws
+        columns = ratios[..., None, None, None]
+        pairs = zip(columns, partners, (images, attacked), strict=True)
+        return tuple(ratio * x + (1 - ratio) * x[order] for ratio, order, x in pairs)
 
     def outer(self, logits: tuple[Tensor, ...], labels: Tensor, *draws: Tensor) -> Tensor:
         """The mean of the two mixup losses."""
-        ratios, partners = draws
+        ratios, _, others = draws
         losses = [
-            ratios[i] * classification(z, labels) + (1 - ratios[i]) * classification(z, labels[partners[i]])
-            for i, z in enumerate(logits)
+            ratio * classification(z, labels) + (1 - ratio) * classification(z, other)
+            for ratio, other, z in zip(ratios[:, 0], others, logits, strict=True)
         ]
         return (losses[0] + losses[1]) / 2
 

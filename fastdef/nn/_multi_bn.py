@@ -67,14 +67,8 @@ class MultiBatchNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(S * B, C, H, W), segment s through the s-th active branch -> the same shape, layout and dtype."""
+        self.check_input(x)
         segments = len(self.active)
-        if x.ndim != 4 or x.shape[1] != self.num_features:
-            raise ValueError(f"MultiBatchNorm2d needs (N, {self.num_features}, H, W), got {tuple(x.shape)}")
-        if x.shape[0] % segments:
-            raise ValueError(
-                f"MultiBatchNorm2d needs a batch of {segments} equal segments, one for each of the branches "
-                f"{self.active}, got {x.shape[0]} images"
-            )
         if segments > 1 and not self.training and torch.compiler.is_compiling():
             return self._affine(x, segments)
         weights, biases = self.weight.unbind(), self.bias.unbind()
@@ -138,6 +132,21 @@ class MultiBatchNorm2d(nn.Module):
         """
         if not chosen or any(type(k) is not int or not 0 <= k < self.branches for k in chosen):
             raise ValueError(f"MultiBatchNorm2d needs branches out of 0 to {self.branches - 1}, got {chosen}")
+
+    def check_input(self, x: Tensor) -> None:
+        """Refuse what is not as many equal segments of (B, C, H, W) as there are active branches.
+
+        Raises:
+            ValueError: naming the shape.
+        """
+        segments = len(self.active)
+        if x.ndim != 4 or x.shape[1] != self.num_features:
+            raise ValueError(f"MultiBatchNorm2d needs (N, {self.num_features}, H, W), got {tuple(x.shape)}")
+        if x.shape[0] % segments:
+            raise ValueError(
+                f"MultiBatchNorm2d needs a batch of {segments} equal segments, one for each of the branches "
+                f"{self.active}, got {x.shape[0]} images"
+            )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name, own in (*self._parameters.items(), *self._buffers.items()):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastdef import ranks
 from fastdef.attacks import crafting, projected_ascent
 from fastdef.data import Dataset
 from fastdef.losses import PGDAT, classification
@@ -67,25 +68,23 @@ class Branches:
         set_branch(self.model, self._active)
 
     def prepare(self, images: Tensor, labels: Tensor, *, seed: int) -> tuple[Tensor, ...]:
-        """Craft the attacks; the segments of all branches as one batch, the labels, and what the recipe drew."""
+        """Craft the attacks; this rank's share of all branches' segments as one batch, its labels and draws."""
+        own = ranks.own(len(images))
         if not self._attacked:
-            return images, labels
+            return images[own], labels[own]
         count, strengths = len(self._attacked), [self.strengths[k] for k in self._attacked]
         generator = torch.Generator().manual_seed(seed)
         eps = images.new_tensor(strengths).repeat_interleave(len(images)).view(-1, 1, 1, 1)
         repeated = torch.cat([images] * count)
         start = self.recipe.start(repeated, eps, generator).clamp(repeated - eps, repeated + eps).clamp(0, 1)
-        draws = tuple(draw.to(images.device) for draw in self.recipe.draw(count, len(images), generator))
+        draws = self.recipe.draw(count, labels, generator)
+        repeated, eps, start = (
+            value.unflatten(0, (count, -1))[:, own].flatten(0, 1) for value in (repeated, eps, start)
+        )
         with crafting(self.model):
-            attacked = self._craft(repeated, labels.repeat(count), eps, start).chunk(count)
-        segments: list[Tensor] = []
-        for k, xi in enumerate(self.strengths):
-            if xi > 0:
-                place = self._attacked.index(k)
-                segments += self.recipe.inputs(images, attacked[place], *(draw[place] for draw in draws))
-            else:
-                segments.append(images)
-        return torch.cat(segments), labels, *draws
+            attacked = self._craft(repeated, labels[own].repeat(count), eps, start).unflatten(0, (count, -1))
+        segments = self._segments(images, attacked, draws, own)
+        return segments, labels[own], *(draw[..., own] for draw in draws)
 
     def loss(self, *prepared: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum over the branches; logs the clean and the mean adversarial loss."""
@@ -118,6 +117,21 @@ class Branches:
             with branch(model, len(self.strengths) - 1):
                 figures["robust_accuracy"] = robust_accuracy(model, dataset, self.strengths[-1])
         return figures
+
+    def _segments(self, images: Tensor, attacked: Tensor, draws: Sequence[Tensor], own: slice) -> Tensor:
+        """This rank's images of every segment, in the order of the branches."""
+        if self.recipe.mixes:  # with images of other ranks
+            attacked = torch.cat(tuple(ranks.gathered(attacked)), dim=1)
+        else:
+            images, draws, own = images[own], [draw[..., own] for draw in draws], slice(None)
+        segments: list[Tensor] = []
+        for k, xi in enumerate(self.strengths):
+            if xi > 0:
+                place = self._attacked.index(k)
+                segments += self.recipe.inputs(images, attacked[place], *(draw[place] for draw in draws))
+            else:
+                segments.append(images)
+        return torch.cat([segment[own] for segment in segments])
 
     def _craft(self, images: Tensor, labels: Tensor, eps: Tensor, start: Tensor) -> Tensor:
         """Attack all strengths at once, each through its branch; a chunk has the same images of every branch."""

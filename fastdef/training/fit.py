@@ -4,11 +4,13 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from fastdef import ranks
 from fastdef.checkpoint import check_same, writing_aside
 from fastdef.data import Batches, Dataset, RandomCropFlip
 from fastdef.training.hyper import Hyper
@@ -35,13 +37,17 @@ def fit(
 
     Files: ``state.safetensors``, ``log.jsonl`` (a line an epoch), and whatever ``save`` writes.
 
+    On several ranks all call this with the same arguments, and train what one would, to rounding: a batch is that of
+    all ranks together. Rank 0 validates, saves and writes; the others wait for it. A run may go on with another number
+    of ranks, since what decides it is the joint batch.
+
     Args:
         method: turns batches into losses.
         dataset: what to train on, on the model's device.
         validation: what to look at after each epoch.
         hyper: hyperparameters.
         folder: where the run lives.
-        save: called after each epoch with the model to be shipped, and its figures.
+        save: called after each epoch with the model to be shipped, and its figures; on rank 0 alone.
         augment: random crop and, where the data allow it, flip.
         resume: go on after the last epoch in ``folder``, bit for bit on a CPU.
         progress: called at every 20th step, and after an epoch with its figures.
@@ -51,8 +57,11 @@ def fit(
 
     Raises:
         ValueError: if the folder holds a run and ``resume`` is off, or holds none or another and it is on; if a loss
-            is not finite, with the last epoch's files intact; if a file cannot be written.
+            is not finite, with the last epoch's files intact; if a file cannot be written; if a batch cannot be
+            shared evenly among the ranks.
     """
+    ranks.own(min(hyper.batch_size, len(dataset)))  # refused before anything is written
+    ranks.follow_first(method.model.state_dict().values())
     config = {
         "method": method.config(),
         "hyper": asdict(hyper),
@@ -63,31 +72,38 @@ def fit(
     batches = Batches(
         dataset, hyper.batch_size, augment=policy, seed=hyper.seed, drop_last=len(dataset) >= hyper.batch_size
     )
-    begin, figures = _begin(folder, config, run, resume)
+    state = ranks.by_first(lambda: _begin(folder, config, resume))
+    if state.tensors:
+        scatter(state, method.model, run.optimizer, run.averages)
+    figures = state.figures
+
+    def keep(epoch: int, shipped: nn.Module, figures: dict[str, float], seconds: float) -> dict[str, float]:
+        figures = figures | method.validate(shipped, validation)
+        check_finite(figures, epoch)
+        # The state comes last: where one of these fails, the run goes on from the epoch before and repeats them.
+        save(shipped, {"config": config, "epochs": epoch + 1, "figures": figures})
+        _log(folder, {"epoch": epoch + 1, **figures, "seconds": seconds})
+        State(epoch + 1, config, figures, gather(method.model, run.optimizer, run.averages)).write(folder)
+        return figures
+
     with method.running():
-        for epoch in range(begin, hyper.epochs):
+        for epoch in range(state.epochs, hyper.epochs):
             start = time.perf_counter()
-            figures = run.epoch(epoch, batches, progress)
+            trained = run.epoch(epoch, batches, progress)
             seconds = time.perf_counter() - start
             shipped = run.shipped(epoch, batches)
-            figures |= method.validate(shipped, validation)
-            check_finite(figures, epoch)
-            # The state comes last: where one of these fails, the run goes on from the epoch before and repeats them.
-            save(shipped, {"config": config, "epochs": epoch + 1, "figures": figures})
-            _log(folder, {"epoch": epoch + 1, **figures, "seconds": seconds})
-            State(epoch + 1, config, figures, gather(method.model, run.optimizer, run.averages)).write(folder)
+            figures = ranks.by_first(partial(keep, epoch, shipped, trained, seconds))
             progress(epoch, len(batches), {**figures, "seconds": seconds})
     return figures
 
 
-def _begin(folder: Path, config: dict[str, Any], run: Run, resume: bool) -> tuple[int, dict[str, float]]:
-    """Epochs done, and the last one's figures."""
+def _begin(folder: Path, config: dict[str, Any], resume: bool) -> State:
+    """What to go on from; without tensors at the beginning of a run."""
     if resume:
         state = State.read(folder)
         check_same(config, state.config)
-        scatter(state, run.method.model, run.optimizer, run.averages)
         _forget_after(folder, state.epochs)
-        return state.epochs, state.figures
+        return state
     if (folder / FILE).exists():
         raise ValueError(f"{folder} holds a run already; resume it, or give another folder")
     try:
@@ -95,7 +111,7 @@ def _begin(folder: Path, config: dict[str, Any], run: Run, resume: bool) -> tupl
     except OSError as error:
         raise ValueError(f"cannot make the folder {folder}: {error.strerror}") from error
     _forget_after(folder, 0)
-    return 0, {}
+    return State(0, config, {}, {})
 
 
 def _log(folder: Path, line: dict[str, float]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastdef import ranks
 from fastdef.attacks import crafting, projected_ascent
 from fastdef.data import Dataset
 from fastdef.losses import PGDAT, classification
@@ -59,10 +60,13 @@ class Fusing:
             generator.train()
 
     def prepare(self, images: Tensor, labels: Tensor, *, seed: int) -> tuple[Tensor, ...]:
-        """Images attacked by a strength of chance each."""
+        """This rank's images, attacked by a strength of chance each, and their labels."""
+        own = ranks.own(len(images))
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randint(len(self.strengths), (len(images),), generator=generator)
         eps = torch.tensor(self.strengths, dtype=images.dtype)[chosen].to(images.device).view(-1, 1, 1, 1)
+        start = self._recipe.start(images, eps, generator).clamp(0, 1)
+        images, labels, eps, start = (value[own] for value in (images, labels, eps, start))
         with crafting(self.model):
             crafted = projected_ascent(
                 lambda x: self._objective(x, labels),
@@ -70,7 +74,7 @@ class Fusing:
                 eps=eps,
                 step=eps * self._recipe.step,
                 steps=self._recipe.steps,
-                start=self._recipe.start(images, eps, generator).clamp(0, 1),
+                start=start,
             )
         return crafted, labels
 

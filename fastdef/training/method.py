@@ -1,4 +1,8 @@
-"""What a training method is to the loop that runs it."""
+"""What a training method is to the loop that runs it.
+
+On several ranks each has the joint batch, prepares its share of it, see :func:`fastdef.ranks.own`, and takes the loss
+of that share. Losses and figures are means over images, so that their mean over ranks is that of the joint batch.
+"""
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
@@ -35,7 +39,10 @@ class Method(Protocol):
         ...
 
     def prepare(self, images: Tensor, labels: Tensor, *, seed: int) -> tuple[Tensor, ...]:
-        """What the loss takes: the batch, or what is crafted from it. Not compiled. ``seed`` is the step's own."""
+        """What the loss takes: this rank's share of the joint batch, or what is crafted from it. Not compiled.
+
+        ``seed`` is the step's own; what it decides does not depend on the number of ranks.
+        """
         ...
 
     def loss(self, *prepared: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -43,7 +50,7 @@ class Method(Protocol):
         ...
 
     def settle(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Estimate running statistics of an epoch's model, a copy, on some training batches; or leave them."""
+        """Estimate running statistics of an epoch's model, a copy, on its shares of some batches; or leave them."""
         ...
 
     def validate(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:

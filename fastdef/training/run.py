@@ -3,12 +3,14 @@
 import copy
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
+from fastdef import ranks
 from fastdef.data import Batches
+from fastdef.nn import joint_statistics
 from fastdef.training.average import Average
 from fastdef.training.hyper import Hyper
 from fastdef.training.method import Method
@@ -19,7 +21,7 @@ _SETTLED_ON = 40  # batches
 
 
 class Run:
-    """What a run changes as it goes.
+    """What a run changes as it goes; on several ranks it stays the same on all of them.
 
     Args:
         method: turns batches into losses; its model goes to channels_last.
@@ -60,10 +62,10 @@ class Run:
             for name, value in self.step(images, labels, number).items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value
             if step % _LOOK_EVERY == _LOOK_EVERY - 1 or step == len(batches) - 1:
-                figures = {name: float(value) / (step + 1) for name, value in sums.items()}
+                figures = _means(sums, step + 1)
                 check_finite(figures, epoch)
                 progress(epoch, step + 1, figures)
-        return {f"train_{name}": float(value) / len(batches) for name, value in sums.items()}
+        return {f"train_{name}": value for name, value in figures.items()}
 
     def shipped(self, epoch: int, batches: Batches) -> nn.Module:
         """The model to validate and save: a copy in eval mode, of the average where there is one."""
@@ -71,27 +73,45 @@ class Run:
         if self._average is not None:
             model.load_state_dict(self._average.tensors)
         first = itertools.islice(batches.epoch(epoch), _SETTLED_ON)
-        self.method.settle(model, first)
+        with joint_statistics(model):
+            self.method.settle(model, _shares(first))
         return model.eval()
 
     def step(self, images: Tensor, labels: Tensor, number: int) -> dict[str, Tensor]:
-        """One step on one batch, the ``number``-th of the run; returns its () figures."""
+        """One step on one joint batch, the ``number``-th of the run; returns the () figures of this rank's share."""
         hyper = self.hyper
         images = images.contiguous(memory_format=torch.channels_last)
         # Two contexts: autocast keeps the weights it has cast, and those of one without a gradient have none.
         with torch.autocast(images.device.type, torch.bfloat16, enabled=hyper.bf16):
             prepared = self.method.prepare(images, labels, seed=hyper.seed * 1_000_003 + number)
         self.method.training_mode()
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=hyper.bf16):
+        with (
+            torch.autocast(images.device.type, torch.bfloat16, enabled=hyper.bf16),
+            joint_statistics(self.method.model),
+        ):
             loss, logged = self._loss(*prepared)
         self.optimizer.zero_grad()
         loss.backward()
+        ranks.average([weight.grad for weight in self._weights if weight.grad is not None])
         if hyper.clip:
             nn.utils.clip_grad_norm_(self._weights, hyper.clip)
         self.optimizer.step()
         if self._average is not None:
             self._average.update(number)
         return {"loss": loss.detach(), **logged}
+
+
+def _shares(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    for images, labels in batches:
+        own = ranks.own(len(images))
+        yield images[own], labels[own]
+
+
+def _means(sums: dict[str, Tensor], steps: int) -> dict[str, float]:
+    """Figures of ``steps`` joint batches."""
+    joint = [value.clone() for value in sums.values()]
+    ranks.average(joint)
+    return {name: float(value) / steps for name, value in zip(sums, joint, strict=True)}
 
 
 def check_finite(figures: dict[str, float], epoch: int) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fastdef import ranks
 from fastdef._check import check_positive
 from fastdef.checkpoint import save
 from fastdef.data import Dataset
@@ -64,8 +65,9 @@ class Smoothing:
         self.model.train()
 
     def prepare(self, images: Tensor, labels: Tensor, *, seed: int) -> tuple[Tensor, ...]:
-        """The batch as it is."""
-        return images, labels
+        """This rank's share of the batch, as it is."""
+        own = ranks.own(len(images))
+        return images[own], labels[own]
 
     def loss(self, *prepared: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Eq. 2; logs the cross-entropy and the mean L_F."""

@@ -67,21 +67,24 @@ def test_mart_is_boosted_cross_entropy_and_the_divergence_where_the_clean_answer
 
 def test_iat_is_the_mean_of_two_mixup_losses_each_with_its_own_ratio_and_partners():
     z, attacked, labels = both()
-    ratios, partners = torch.tensor([0.3, 0.8], dtype=torch.float64), torch.tensor([[2, 0, 1], [1, 2, 0]])
+    ratios, partners = torch.tensor([[0.3] * 3, [0.8] * 3], dtype=torch.float64), torch.tensor([[2, 0, 1], [1, 2, 0]])
 
     def mixed(logits, ratio, order):
         pairs = zip(logits, LABELS, order, strict=True)
         return mean(ratio * ce(row, y) + (1 - ratio) * ce(row, LABELS[partner]) for row, y, partner in pairs)
 
     expected = (mixed(Z, 0.3, [2, 0, 1]) + mixed(ATTACKED, 0.8, [1, 2, 0])) / 2
-    assert IAT().outer((z, attacked), labels, ratios, partners).item() == pytest.approx(expected, abs=1e-9)
+    assert IAT().outer((z, attacked), labels, ratios, partners, labels[partners]).item() == pytest.approx(
+        expected, abs=1e-9
+    )
 
 
 def test_iat_mixes_clean_images_with_clean_ones_and_attacked_with_attacked():
     images, attacked = torch.zeros(2, 1, 1, 1), torch.ones(2, 1, 1, 1)
     images[1] = 0.5
 
-    clean, other = IAT().inputs(images, attacked, torch.tensor([0.25, 0.5]), torch.tensor([[1, 0], [1, 0]]))
+    ratios, partners = torch.tensor([[0.25] * 2, [0.5] * 2]), torch.tensor([[1, 0], [1, 0]])
+    clean, other = IAT().inputs(images, attacked, ratios, partners, partners)
 
     torch.testing.assert_close(clean.flatten(), torch.tensor([0.375, 0.125]))
     torch.testing.assert_close(other, attacked)
@@ -91,7 +94,7 @@ def test_iat_mixes_clean_images_with_clean_ones_and_attacked_with_attacked():
 def test_half_precision_logits_are_judged_in_float32(name):
     z, attacked, labels = both(torch.bfloat16)
     recipe = RECIPES[name]()
-    draws = [draw[0] for draw in recipe.draw(1, 3, torch.Generator().manual_seed(0))]
+    draws = [draw[0] for draw in recipe.draw(1, labels, torch.Generator().manual_seed(0))]
 
     loss = recipe.outer((z, attacked)[-recipe.segments :], labels, *draws)
 

@@ -127,7 +127,8 @@ def test_strength_0_alone_is_standard_training():
 
     prepared = method.prepare(images, labels, seed=0)
 
-    assert prepared == (images, labels)
+    assert torch.equal(prepared[0], images)
+    assert torch.equal(prepared[1], labels)
     logged, _, _ = step_on(method, *prepared)
     assert list(logged) == ["clean_loss"]
 

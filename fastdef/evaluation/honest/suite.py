@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fastdef import ranks
 from fastdef.attacks import crafting
 from fastdef.data import Dataset
 from fastdef.defense import ActiveDefense
@@ -69,13 +71,14 @@ def honest(
         surrogate: an independent model of the same task, in eval mode, whose attacked images are tried too.
         rows: which of the rows 0 to 7.
         seed: of everything that is drawn in an attack.
-        folder: where the state of the work is kept; nowhere if not given.
+        folder: where the state of the work is kept; nowhere if not given. On several ranks they share the work through
+            it, so it has to be given and seen by all of them.
         resume: go on with what the folder holds. The accuracies are those of an uninterrupted run.
-        progress: called after every unit of work.
+        progress: called after every unit of this rank's work.
 
     Raises:
-        ValueError: for an empty data set, rows that there are not, a folder that holds other work, or a missing
-            library.
+        ValueError: for an empty data set, rows that there are not, a folder that holds other work, none
+            on several ranks, or a missing library.
     """
     if set(rows) & _BY_AUTOATTACK:
         autoattack.check_installed()
@@ -93,9 +96,13 @@ def honest(
     settings = _settings(target, dataset, budget, eps, surrogate, seed)
     with ExitStack() as stack, crafting(target.classifier), crafting(surrogate):  # compiled weights' gradients cost
         if folder is None:
+            if ranks.count() > 1:
+                raise ValueError(f"honest on {ranks.count()} processes needs a folder that all of them see, got none")
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        journal = Journal(folder, settings, resume=resume)
+        journal = ranks.by_first(partial(Journal, folder, settings, resume=resume))
         worker = _Worker(journal, dataset, budget, seed, cases, progress)
+        worker.work()
+        ranks.everyone(None)  # until the last has done its share
         lines = [worker.line(case) for case in cases]
     return Findings(lines, left, settings, target.random)
 
@@ -130,21 +137,23 @@ class _Worker:
         self._dataset = dataset
         self._budget = budget
         self._seed = seed
+        self._cases = {case.key: case for case in cases}
         self._progress = progress
-        self._total = sum(self._count(case) for case in cases)
-        self._done = 0
+
+    def work(self) -> None:
+        """This rank's units of every case, one after another."""
+        units = [(case, number, *span) for case in self._cases.values() for number, span in self._spans(case)]
+        units = [unit for unit in units if self._owner(unit[0], unit[1]) == ranks.rank()]
+        total, done = sum(stop - start for _, _, start, stop in units), 0
+        for case, number, start, stop in units:
+            if self._journal.read(case.key, number) is None:
+                self._journal.write(case.key, number, self._work(case, number, start, stop))
+            done += stop - start
+            self._progress(Progress(f"{case.row} {case.name}", stop, self._count(case), done / total))
 
     def line(self, case: Case) -> Line:
-        """A case from its first batch to its last."""
-        units = []
-        for number, (start, stop) in enumerate(self._spans(case)):
-            unit = self._journal.read(case.key, number)
-            if unit is None:
-                unit = self._work(case, number, start, stop)
-                self._journal.write(case.key, number, unit)
-            units.append(unit)
-            self._done += stop - start
-            self._progress(Progress(f"{case.row} {case.name}", stop, self._count(case), self._done / self._total))
+        """A case whose units are all done."""
+        units = [self._unit(case.key, number) for number, _ in self._spans(case)]
         verdict, count = joined(units), self._count(case)
         crafting = sum(unit.crafting for unit in units) / count
         judging = sum(unit.judging for unit in units) / count
@@ -155,9 +164,15 @@ class _Worker:
     def _count(self, case: Case) -> int:
         return min(case.images, len(self._dataset))
 
-    def _spans(self, case: Case) -> Iterator[tuple[int, int]]:
+    def _owner(self, case: Case, number: int) -> int:
+        """The rank that does a unit; the same for units of a batch of which one takes the other's images."""
+        while case.needs is not None:
+            case = self._cases[case.needs]
+        return (list(self._cases).index(case.key) + number) % ranks.count()
+
+    def _spans(self, case: Case) -> Iterator[tuple[int, tuple[int, int]]]:
         count, size = self._count(case), self._budget.batch
-        return ((start, min(start + size, count)) for start in range(0, count, size))
+        return enumerate((start, min(start + size, count)) for start in range(0, count, size))
 
     def _work(self, case: Case, number: int, start: int, stop: int) -> Unit:
         images, labels = self._dataset.floats(start, stop), self._dataset.labels[start:stop]
@@ -166,7 +181,7 @@ class _Worker:
             labels=labels,
             ids=torch.arange(start, stop),
             seed=_seed(self._seed, case.key, number),
-            kept=lambda key: self._kept(key, number).to(images),
+            kept=lambda key: self._unit(key, number).images.to(images),
         )
         with case.view(), _seeded(batch):
             begin = time.perf_counter()
@@ -176,11 +191,11 @@ class _Worker:
             end = time.perf_counter()
         return Unit(verdict, made if case.keeps else made[:EXAMPLES], middle - begin, end - middle)
 
-    def _kept(self, key: str, number: int) -> Tensor:
+    def _unit(self, key: str, number: int) -> Unit:
         unit = self._journal.read(key, number)
         if unit is None:
             raise ValueError(f"a unit of {key} has gone from the folder: evaluate into another one")
-        return unit.images
+        return unit
 
 
 @contextmanager

@@ -1,0 +1,29 @@
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def on_ranks():
+    """Runs a script on some processes that torch.distributed can join; all end well, and what the first printed."""
+
+    def run(count, script, *arguments):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+        common |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, str(script), *map(str, arguments)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
+        started = [subprocess.Popen(command, env={**common, "RANK": str(rank)}, **pipes) for rank in range(count)]
+        told = [process.communicate(timeout=300) for process in started]
+        assert [process.returncode for process in started] == [0] * count, "".join(error for _, error in told)[-4000:]
+        return told[0][0]
+
+    return run
