@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow fuzz lint clean
+.PHONY: demo test test-slow fuzz lint audit clean
 
 demo: .venv/.core
 	@mkdir -p build
@@ -34,6 +34,10 @@ lint: .venv/.dev
 .venv/.dev: .venv/.core
 	$(INSTALL) --editable ".[export,eval,serve,test,dev]"
 	@touch $@
+
+# Fails too where the database does not answer: what could not be looked up has not been audited.
+audit: .venv/.dev
+	$(BIN)/pip-audit --strict --progress-spinner off --disable-pip --no-deps --requirement constraints.txt
 
 clean:
 	rm -rf .venv build dist *.egg-info

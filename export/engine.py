@@ -19,7 +19,6 @@ from fastdef.defense.noise import uniform_noise
 from fastdef.defense.pipeline import Pipeline, Request
 from fastdef.defense.scheduler import Tally, run
 from fastdef.defense.slots import Slots
-from fastdef.export.manifest import verify
 from fastdef.export.sessions import OnnxSession, Session, TensorRTSession
 
 Array = NDArray[Any]
@@ -216,7 +215,6 @@ def load_engine(
     for file in files:
         if not file.is_file():
             raise ValueError(f"load_engine needs a {file.name} that `fastdef export` wrote, and there is no {file}")
-        verify(file)  # before anything parses it
     sessions: list[Session] = [TensorRTSession(file) if engines else OnnxSession(file, providers) for file in files]
     expected = ["images", "steps", "limits", "delta"] if driven else ["images", "ids", "seed"]
     if sessions[0].description is None or sessions[0].inputs != expected:

@@ -1,6 +1,5 @@
 """Writes a model, defended or not, as ONNX files with a manifest."""
 
-import hashlib
 import json
 import logging
 import re
@@ -18,7 +17,7 @@ from torch.export import Dim
 from fastdef.checkpoint import Checkpoint, writing_aside
 from fastdef.defense import ActiveDefense
 from fastdef.export.arithmetic_noise import translations
-from fastdef.export.manifest import MANIFEST
+from fastdef.export.manifest import MANIFEST, sha256
 from fastdef.export.modules import DefendedClassifier, InType, NoisedClassifier, Probabilities, Steps
 
 OPSET = 20
@@ -81,7 +80,7 @@ def export_onnx(
         with writing_aside(path) as aside:
             aside.write_bytes(content)
         files[path.name] = {
-            "sha256": hashlib.sha256(content).hexdigest(),
+            "sha256": sha256(content),
             "inputs": {name: _describe(value) for name, value in artefact.inputs.items()},
             "outputs": outputs,
         }

@@ -5,25 +5,38 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fastdef.checkpoint import writing_aside
+
 MANIFEST = "model.json"
 
 
-def verify(path: Path) -> None:
-    """Refuse a file that is not, byte for byte, the one that its folder's ``model.json`` names.
+def verified(path: Path) -> bytes:
+    """The content of a file, after it was seen to be, byte for byte, the one that its folder's ``model.json`` names.
 
-    A file that stands alone, without a ``model.json``, has nothing to be held against and passes.
+    What parses a file is given these bytes and not the path, so that no other can take its place in between. A file
+    that stands alone, without a ``model.json``, has nothing to be held against and passes.
 
     Raises:
-        ValueError: if it is another, or ``model.json`` is damaged or does not name it.
+        ValueError: if it is another or cannot be read, or ``model.json`` is damaged or does not name it.
     """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
     manifest = path.parent / MANIFEST
     if not manifest.is_file():
-        return
+        return content
     named = read(manifest)["files"].get(path.name)
     if not isinstance(named, dict):
         raise ValueError(f"{manifest} names no {path.name}: it is of another's making")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != named.get("sha256"):
+    if sha256(content) != named.get("sha256"):
         raise ValueError(f"{path} is not the file that {manifest} names: its sha256 is another")
+    return content
+
+
+def sha256(content: bytes) -> str:
+    """What ``model.json`` says of a file."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def read(manifest: Path) -> dict[str, Any]:
@@ -39,3 +52,15 @@ def read(manifest: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("files"), dict):
         raise ValueError(f"{manifest} is not the description of an export: it names no files")
     return content
+
+
+def name_files(manifest: Path, files: dict[str, dict[str, Any]]) -> None:
+    """Name more files in a ``model.json``, by their own names; it is written whole or not at all.
+
+    Raises:
+        ValueError: if it is damaged, or cannot be written.
+    """
+    content = read(manifest)
+    content["files"] |= files
+    with writing_aside(manifest) as aside:
+        aside.write_text(json.dumps(content, indent=1) + "\n")

@@ -1,6 +1,8 @@
-"""One file of an export in the engine that runs it: tensors by name in, tensors in order out."""
+"""One file of an export in the engine that runs it: tensors by name in, tensors in order out.
 
-import os
+Nothing is parsed that is not the file ``model.json`` names.
+"""
+
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from fastdef.export.manifest import MANIFEST, verified
 from fastdef.export.tensorrt_engines import tensorrt
 
 _ONNX = {
@@ -43,12 +46,13 @@ class OnnxSession:
         providers: of ONNX Runtime, the first that can run a part runs it.
 
     Raises:
-        ValueError: if it is no ONNX file, or a provider is not to be had here.
+        ValueError: if it is no ONNX file or not the one ``model.json`` names, or a provider is not to be had here.
     """
 
     def __init__(self, path: Path, providers: Sequence[str]) -> None:
         import onnxruntime
 
+        content = verified(path)
         there = onnxruntime.get_available_providers()
         missing = [provider for provider in providers if provider not in there]
         if missing:
@@ -60,7 +64,7 @@ class OnnxSession:
         options.log_severity_level = 3  # it warns of initialisers that a Loop's body does not use
         options.intra_op_num_threads = torch.get_num_threads()
         try:
-            self._session = onnxruntime.InferenceSession(os.fspath(path), options, providers=list(providers))
+            self._session = onnxruntime.InferenceSession(content, options, providers=list(providers))
         except Exception as error:  # onnxruntime's own exceptions have no common base below this
             raise ValueError(f"cannot load {path}: {' '.join(str(error).split())[:300]}") from error
         self.inputs = [given.name for given in self._session.get_inputs()]
@@ -102,15 +106,17 @@ class TensorRTSession:
         path: that ``export_engines`` wrote, with this version of TensorRT, for this GPU.
 
     Raises:
-        ValueError: if there is no CUDA device, or TensorRT does not take the file.
+        ValueError: if the file is not the one ``model.json`` names, there is no CUDA device, or TensorRT does not take
+            the file.
     """
 
     def __init__(self, path: Path) -> None:
+        content = verified(path)
         if not torch.cuda.is_available():
             raise ValueError(f"TensorRT needs a CUDA device to run {path}, and there is none")
         self._trt = tensorrt()
         self._runtime = self._trt.Runtime(self._trt.Logger(self._trt.Logger.ERROR))
-        self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        self._engine = self._runtime.deserialize_cuda_engine(content)
         if self._engine is None:
             raise ValueError(
                 f"{self._trt.__name__} {self._trt.__version__} cannot load {path}: built for another version or GPU?"
@@ -120,7 +126,7 @@ class TensorRTSession:
         modes = {name: self._engine.get_tensor_mode(name) for name in names}
         self.inputs = [name for name in names if modes[name] == self._trt.TensorIOMode.INPUT]
         self._outputs = [name for name in names if modes[name] == self._trt.TensorIOMode.OUTPUT]
-        manifest = path.parent / "model.json"
+        manifest = path.parent / MANIFEST
         self.description = manifest.read_text() if manifest.is_file() else None
 
     def run(self, given: dict[str, Tensor]) -> tuple[Tensor, ...]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from fastdef.checkpoint import Checkpoint, writing_aside
 from fastdef.export.engine import CPU
 from fastdef.export.files import Artefact, serialise
+from fastdef.export.manifest import MANIFEST, name_files, sha256, verified
 from fastdef.export.modules import InType, Probabilities
 from fastdef.export.sessions import OnnxSession
 
@@ -52,19 +53,26 @@ def export_small(checkpoint: Checkpoint, folder: Path, calibration: Tensor) -> l
         calibration: (N, C, H, W) clean images that nothing will be reported on.
 
     Raises:
-        ValueError: if there is no ``classifier.onnx``, or a file cannot be written.
+        ValueError: if there is no export, its ``classifier.onnx`` is another than it says, or a file cannot be written.
     """
     source = folder / "classifier.onnx"
-    if not source.is_file():
-        raise ValueError(f"small classifiers need an export, and there is no {source}")
+    for needed in (source, folder / MANIFEST):
+        if not needed.is_file():
+            raise ValueError(f"small classifiers need an export, and there is no {needed}")
+    whole = verified(source)
     given = {"images": calibration[:3]}
     half = Probabilities(InType(checkpoint.model, torch.float16))
     content, _ = serialise(Artefact("classifier.fp16", half, given, ("probabilities",)), {})
     with writing_aside(folder / HALF) as aside:
         aside.write_bytes(content)
     with writing_aside(folder / EIGHT) as aside:
-        _quantize(source, aside, calibration)
-    return [folder / HALF, folder / EIGHT]
+        _quantize(whole, aside, calibration)
+    written = [folder / HALF, folder / EIGHT]
+    name_files(
+        folder / MANIFEST,
+        {path.name: {"of": source.name, "sha256": sha256(path.read_bytes())} for path in written},
+    )
+    return written
 
 
 def cost(folder: Path, images: Tensor, labels: Tensor) -> Cost:
@@ -78,7 +86,8 @@ def cost(folder: Path, images: Tensor, labels: Tensor) -> Cost:
     return Cost(len(images), accuracy, {name: (folder / name).stat().st_size for name in names})
 
 
-def _quantize(source: Path, target: Path, calibration: Tensor) -> None:
+def _quantize(source: bytes, target: Path, calibration: Tensor) -> None:
+    import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -93,6 +102,6 @@ def _quantize(source: Path, target: Path, calibration: Tensor) -> None:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)  # it advises a preprocessing that this file has had
     try:
-        quantize_static(source, target, Reader(), quant_format=QuantFormat.QDQ, per_channel=True)
+        quantize_static(onnx.load_from_string(source), target, Reader(), quant_format=QuantFormat.QDQ, per_channel=True)
     finally:
         logging.disable(before)

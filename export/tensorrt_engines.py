@@ -4,16 +4,14 @@ Both have one Python interface. TensorRT for RTX builds on a machine without a G
 it runs on. Networks are strongly typed: an engine computes in the types its ONNX file has.
 """
 
-import hashlib
 import importlib.util
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fastdef.checkpoint import writing_aside
-from fastdef.export.manifest import MANIFEST, read
+from fastdef.export.manifest import MANIFEST, name_files, read, sha256, verified
 
 PACKAGES = ("tensorrt", "tensorrt_rtx")
 BATCHES = (1, 64, 256)  # smallest, best, largest
@@ -69,30 +67,32 @@ def export_engines(
         The engines written; each is written whole or not at all.
 
     Raises:
-        ValueError: if the folder holds no export, TensorRT is not installed, or it refuses a file: with its reason.
+        ValueError: if the folder holds no export, or a file that ``model.json`` does not name; if TensorRT is not
+            installed, or refuses a file: with its reason.
     """
     trt = tensorrt()
     manifest_path = folder / MANIFEST
     if not manifest_path.is_file():
         raise ValueError(f"engines need a folder that `fastdef export` wrote, and there is no {manifest_path}")
-    manifest = read(manifest_path)
-    written = []
-    for name in names or [Path(file).stem for file in manifest["files"] if file.endswith(".onnx")]:
-        content = _build(trt, folder / f"{name}.onnx", options or EngineOptions())
+    files = read(manifest_path)["files"]
+    options = options or EngineOptions()
+    # What was made of another file, such as a quantised classifier, is an end in itself.
+    own = [Path(file).stem for file, told in files.items() if file.endswith(".onnx") and "of" not in told]
+    written = {}
+    for name in names or own:
+        content = _build(trt, folder / f"{name}.onnx", options)
         path = folder / f"{name}.engine"
         with writing_aside(path) as aside:
             aside.write_bytes(content)
-        source = manifest["files"].get(f"{name}.onnx", {})
-        manifest["files"][path.name] = {
+        source = files.get(f"{name}.onnx", {})
+        written[path] = {
             **{key: source[key] for key in ("inputs", "outputs") if key in source},
-            "sha256": hashlib.sha256(content).hexdigest(),
+            "sha256": sha256(content),
             "built_by": f"{trt.__name__} {trt.__version__}",
-            "batches": list((options or EngineOptions()).batches),
+            "batches": list(options.batches),
         }
-        written.append(path)
-    with writing_aside(manifest_path) as aside:
-        aside.write_text(json.dumps(manifest, indent=1) + "\n")
-    return written
+    name_files(manifest_path, {path.name: told for path, told in written.items()})
+    return list(written)
 
 
 def _build(trt: Any, path: Path, options: EngineOptions) -> bytes:
@@ -100,7 +100,7 @@ def _build(trt: Any, path: Path, options: EngineOptions) -> bytes:
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(path)):
+    if not parser.parse(verified(path)):
         reasons = "; ".join(_one_line(parser.get_error(i).desc()) for i in range(parser.num_errors))
         raise ValueError(f"TensorRT cannot take {path}: {reasons or 'it is not to be read'}")
     config = builder.create_builder_config()

@@ -1,11 +1,10 @@
 """A model repository for NVIDIA's Triton Inference Server, of an export's files."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 from fastdef.checkpoint import writing_aside
-from fastdef.export.manifest import MANIFEST, read
+from fastdef.export.manifest import MANIFEST, read, verified
 
 _TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64", "int32": "TYPE_INT32", "bool": "TYPE_BOOL"}
 _BACKENDS = {".onnx": ("onnxruntime", "model.onnx"), ".engine": ("tensorrt", "model.plan")}
@@ -29,7 +28,7 @@ def write_repository(folder: Path, repository: Path, *, name: str = "fastdef", m
         The model's folder.
 
     Raises:
-        ValueError: if the folder holds no export, or a file cannot be written.
+        ValueError: if the folder holds no export or a file that ``model.json`` does not name, or one cannot be written.
     """
     manifest_path = folder / MANIFEST
     if not manifest_path.is_file():
@@ -49,7 +48,7 @@ def write_repository(folder: Path, repository: Path, *, name: str = "fastdef", m
     except OSError as error:
         raise ValueError(f"cannot make the folder {model}: {error.strerror}") from error
     with writing_aside(model / "1" / file) as aside:
-        shutil.copyfile(folder / f"{stem}{ending}", aside)
+        aside.write_bytes(verified(folder / f"{stem}{ending}"))
     with writing_aside(model / "labels.txt") as aside:
         aside.write_text("".join(f"{label}\n" for label in manifest["classes"]))
     with writing_aside(model / "config.pbtxt") as aside:

@@ -35,8 +35,8 @@ class ActiveDefense(nn.Module):
         classify t
 
     ``outer_loops`` repeats this and averages the probabilities. An image's answer is a function of the image, its id,
-    the seed and these parameters alone: not of its neighbours (bitwise, on the same slots), and within rounding not of
-    the batch size, the number of slots or the order. Safe to call from several threads.
+    the seed and these parameters alone; neighbours, batch size, number of slots and order change no more than rounding
+    does, and with ``deterministic``, on as many slots, nothing at all. Safe to call from several threads.
 
     Gradients do not flow through a call; an attacker's gradient is a matter for ``fastdef.evaluation``.
 
@@ -56,7 +56,8 @@ class ActiveDefense(nn.Module):
             model in float64 runs in float64 throughout, for reference.
         compile: run the step through torch.compile.
         clamp: keep the image in [0, 1] in every step. Not in the paper.
-        deterministic: keep the number of slots while the queue drains, at the price of empty steps.
+        deterministic: keep the number of slots while the queue drains, at the price of empty steps, and classify images
+            one by one. Then an answer is bitwise the same alone, in any batch and in any order.
 
     Raises:
         ValueError: for a parameter out of its range, or a layer that the model does not have.
@@ -95,6 +96,7 @@ class ActiveDefense(nn.Module):
         self.outer_loops = outer_loops
         self.seed = secrets.randbits(63) if seed is None else seed
         self.slots = slots
+        self.deterministic = deterministic
         self.sizes = [slots] if deterministic else bucket_sizes(slots)
         self.tally = Tally()
         self.dtype = dtype
@@ -310,7 +312,7 @@ class ActiveDefense(nn.Module):
     def halve_slots(self) -> None:
         """Go on with half the slots, for good: what the memory cannot hold now it will not hold later. Warns."""
         self.slots //= 2
-        self.sizes = [self.slots] if len(self.sizes) == 1 else bucket_sizes(self.slots)
+        self.sizes = [self.slots] if self.deterministic else bucket_sizes(self.slots)
         self._engine.forget()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -1,20 +1,59 @@
 import json
 
 import pytest
+import torch
 
 from fastdef.export.answering import exported_target
-from fastdef.export.engine import load_engine
-from fastdef.export.manifest import read, verify
+from fastdef.export.engine import CPU, load_engine
+from fastdef.export.manifest import name_files, read, sha256, verified
+from fastdef.export.parity import check_parity
+from fastdef.export.sessions import OnnxSession, TensorRTSession
+from fastdef.export.small import cost, export_small
+from fastdef.export.tensorrt_engines import export_engines
+from fastdef.export.triton_repository import write_repository
+
+WAYS_IN = {
+    "the whole engine": (lambda folder, *_: load_engine(folder), "defended.onnx"),
+    "the driven engine's step": (lambda folder, *_: load_engine(folder, driven=True), "step.onnx"),
+    "the driven engine's classifier": (lambda folder, *_: load_engine(folder, driven=True), "classifier.onnx"),
+    "what the honest suite attacks": (lambda folder, *_: exported_target(folder), "step.onnx"),
+    "a session": (lambda folder, *_: OnnxSession(folder / "noised.onnx", CPU), "noised.onnx"),
+    "a TensorRT session": (lambda folder, *_: TensorRTSession(folder / "defended.engine"), "defended.engine"),
+    "the check of parity": (lambda folder, checkpoint, images: check_parity(checkpoint, folder, images), "step.onnx"),
+    "the small classifiers": (
+        lambda folder, checkpoint, images: export_small(checkpoint, folder, images),
+        "classifier.onnx",
+    ),
+    "what the small classifiers cost": (
+        lambda folder, checkpoint, images: cost(folder, images, torch.zeros(9)),
+        "classifier.int8.onnx",
+    ),
+    "the engines' builder": (lambda folder, *_: export_engines(folder, names=["noised"]), "noised.onnx"),
+    "the server's repository": (lambda folder, *_: write_repository(folder, folder / "models"), "defended.onnx"),
+}
 
 
-@pytest.mark.parametrize("name", ["defended.onnx", "step.onnx", "classifier.onnx"])
-def test_a_file_of_which_one_bit_is_another_is_refused_before_it_is_parsed(copied, name):
+@pytest.mark.parametrize("way", WAYS_IN)
+def test_a_file_of_which_one_bit_is_another_is_refused_before_it_is_parsed(copied, checkpoint, images, way):
+    if way == "the engines' builder":
+        pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx-cu13, or a machine with tensorrt")
+    act, name = WAYS_IN[way]
+    made_for(copied, name, checkpoint, images)
     content = bytearray((copied / name).read_bytes())
     content[len(content) // 2] ^= 1
     (copied / name).write_bytes(content)
 
     with pytest.raises(ValueError, match=f"{name} is not the file that .*model.json names: its sha256 is another"):
-        load_engine(copied, driven=name != "defended.onnx")
+        act(copied, checkpoint, images)
+
+
+def made_for(folder, name, checkpoint, images):
+    """The files that a plain export has not."""
+    if name == "defended.engine":
+        (folder / name).write_bytes(b"an engine")
+        name_files(folder / "model.json", {name: {"sha256": sha256(b"an engine")}})
+    if name == "classifier.int8.onnx":
+        export_small(checkpoint, folder, images)
 
 
 def test_a_file_that_the_description_does_not_name_is_refused(copied):
@@ -30,7 +69,7 @@ def test_a_file_that_the_description_does_not_name_is_refused(copied):
 def test_a_file_that_stands_alone_may_be_opened(copied):
     (copied / "model.json").unlink()
 
-    verify(copied / "defended.onnx")
+    verified(copied / "defended.onnx")
     load_engine(copied / "defended.onnx").close()
 
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from fastdef.export.engine import CPU
+from fastdef.export.manifest import read, sha256
 from fastdef.export.sessions import OnnxSession
 from fastdef.export.small import cost, export_small
 
@@ -14,6 +15,8 @@ def test_small_classifiers_answer_nearly_as_the_whole_one_and_are_smaller(checkp
     for path, apart in zip(written, (0.01, 0.1), strict=True):
         (probabilities,) = OnnxSession(path, CPU).run({"images": images})
         assert 0 < (probabilities - exact).abs().max() < apart
+    named = read(copied / "model.json")["files"]
+    assert all(named[path.name]["sha256"] == sha256(path.read_bytes()) for path in written)
     told = cost(copied, images, exact.argmax(1))
     assert told.accuracy["classifier.onnx"] == 1.0
     assert told.accuracy["classifier.fp16.onnx"] > 0.8
@@ -28,5 +31,7 @@ def test_the_checkpoint_s_own_weights_stay_in_single_precision(checkpoint, copie
 
 
 def test_without_an_export_there_is_nothing_to_make_small(checkpoint, tmp_path, images):
-    with pytest.raises(ValueError, match="need an export, and there is no"):
+    (tmp_path / "classifier.onnx").write_bytes(b"of another")
+
+    with pytest.raises(ValueError, match=r"need an export, and there is no .*model.json"):
         export_small(checkpoint, tmp_path, images)

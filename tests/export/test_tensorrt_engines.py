@@ -9,6 +9,7 @@ import torch
 from fastdef.export import tensorrt_engines
 from fastdef.export.engine import load_engine
 from fastdef.export.files import export_onnx
+from fastdef.export.manifest import name_files, sha256
 from fastdef.export.tensorrt_engines import EngineOptions, export_engines
 
 trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx-cu13, or a machine with tensorrt")
@@ -49,6 +50,7 @@ def test_an_engine_may_be_for_other_gpus_and_versions_and_of_chosen_files(copied
 
 def test_what_tensorrt_does_not_take_is_one_line_with_its_reason_and_no_file(copied):
     (copied / "step.onnx").write_bytes(b"not a model")
+    name_files(copied / "model.json", {"step.onnx": {"sha256": sha256(b"not a model")}})
 
     with pytest.raises(ValueError, match=r"TensorRT cannot take .*step.onnx"):
         export_engines(copied, names=["step"])

@@ -15,7 +15,7 @@ from PIL import Image
 from fastdef.checkpoint import import_foreign, load, save
 from fastdef.data import decode_image, load_dataset, write_idx
 from fastdef.defense import ActiveDefense
-from fastdef.export.manifest import verify
+from fastdef.export.manifest import verified
 from fastdef.nn import architecture_of, build, parse_architecture
 
 CLASSES = tuple("abcdefghij")
@@ -171,7 +171,7 @@ def test_descriptions_of_exports(folder):
     def check(changes):
         (place / "model.json").write_bytes(spoilt(whole, changes))
         with pytest.raises(ValueError, match=r".") as refused:  # the hash is wrong, so nothing may pass
-            verify(place / "step.onnx")
+            verified(place / "step.onnx")
         assert "\n" not in str(refused.value)
 
     check()
