@@ -29,7 +29,7 @@ def started(*arguments):
 
 def told(process):
     """Status, what was printed, and the lines that begin as the command's do when it ends early."""
-    out, error = process.communicate(timeout=200)
+    out, error = process.communicate(timeout=600)
     return process.returncode, out, [line for line in error.splitlines() if line.startswith("fastdef: ")]
 
 
