@@ -35,10 +35,11 @@ class Subject:
 
 @dataclass(frozen=True)
 class Ends:
-    """Where a program took the images: (N, C, H, W) images, (N,) steps and (N,) classes."""
+    """Where a program took the images: (N, C, H, W) images, (N,) steps, (N,) L_F and (N,) classes."""
 
     images: Tensor
     steps: Tensor
+    loss: Tensor
     decisions: Tensor
 
 
@@ -80,10 +81,10 @@ class Agreement:
 def naive(subject: Subject, dtype: torch.dtype, *, batch: int) -> Ends:
     """The naive loop, ``batch`` images together."""
     model, defense = subject.model(dtype), subject.defense
-    smoothed, steps, decisions = [], [], []
+    parts = []
     with whole_network(model, defense.layer) as losses:
         for images, noise in zip(subject.images.split(batch), subject.noise.split(batch), strict=True):
-            ended, taken, _ = lockstep(
+            ended = lockstep(
                 losses,
                 images.to(dtype),
                 noise.to(dtype),
@@ -91,11 +92,9 @@ def naive(subject: Subject, dtype: torch.dtype, *, batch: int) -> Ends:
                 delta=defense.delta,
                 max_steps=defense.max_steps,
             )
-            smoothed.append(ended)
-            steps.append(taken)
             with torch.no_grad():
-                decisions.append(model(ended).argmax(1))
-    return Ends(torch.cat(smoothed), torch.cat(steps), torch.cat(decisions))
+                parts.append((*ended, model(ended[0]).argmax(1)))
+    return Ends(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def ours(subject: Subject, dtype: torch.dtype, *, slots: int, compile: bool = False) -> Ends:
@@ -104,7 +103,7 @@ def ours(subject: Subject, dtype: torch.dtype, *, slots: int, compile: bool = Fa
     config.pop("kind")
     defense = ActiveDefense(subject.model(dtype), **config, seed=subject.defense.seed, slots=slots, compile=compile)
     answers = defense.defend(subject.images.to(dtype))
-    return Ends(answers.images, answers.steps, answers.logits.argmax(1))
+    return Ends(answers.images, answers.steps, answers.loss, answers.logits.argmax(1))
 
 
 def programs(subject: Subject) -> dict[str, Callable[[], Ends]]:
