@@ -24,7 +24,10 @@ from fastdef.cli._training import (
     parse_milestones,
     wrote,
 )
+from fastdef.nn import normalize_features, normalized
 from fastdef.training import Hyper, train_smoothing
+
+_FEATURES = ("raw", "normalized")
 
 
 def smoothing(
@@ -42,6 +45,12 @@ def smoothing(
     clip: Clip = 0.0,
     ema: Annotated[float, typer.Option(min=0, help="decay of the weights' average, 0 for none")] = 0.0,
     layer: Annotated[str, typer.Option(help="the layer whose output is smoothed")] = "block1",
+    features: Annotated[
+        str,
+        typer.Option(
+            help="raw, as the paper has them, or normalized by channel, so that shrinking them does not lower L_F"
+        ),
+    ] = "raw",
     delta: Annotated[float, typer.Option(help="bound of the smoothing loss; 0 for standard training")] = 0.02,
     sigma: Annotated[float, typer.Option(help="noise of the defense")] = 0.075,
     beta: Annotated[float, typer.Option(help="step size of the defense")] = 80.0,
@@ -56,6 +65,8 @@ def smoothing(
     resume: Resume = False,
 ) -> None:
     """Standard training with the feature smoothing loss, then a calibrated Active Defense."""
+    if features not in _FEATURES:
+        raise ValueError(f"--features needs one of {', '.join(_FEATURES)}, got {features!r}")
     place = check_device(device)
     hyper = Hyper(
         epochs=epochs,
@@ -72,6 +83,9 @@ def smoothing(
     )
     dataset, validation = load_train(data, root=root, download=download, limit=limit, device=place)
     model = build_model(architecture, dataset, normalize=normalize, seed=seed, device=place)
+    if features == "normalized":
+        normalize_features(model, layer=layer)
+        layer = normalized(layer)
     with TrainingBar(epochs, max(1, len(dataset) // batch_size), out) as bar:
         figures = train_smoothing(
             model,
