@@ -94,3 +94,16 @@ def test_what_cannot_be_normalized_is_refused():
         normalize_features(model, layer="block9")
     with pytest.raises(ValueError, match=r"\(N, C, H, W\) features, but 'fc' gave \(1, 10\)"):
         normalize_features(model, layer="fc")
+
+
+def test_a_training_step_compiles_into_one_graph():
+    model = normalize_features(Plain(), layer="features")
+    images = torch.rand(4, 2, 9, 9)
+
+    with tap(model, normalized("features")) as tapped:
+        step = torch.compile(
+            lambda x: (model(x), smoothing_loss(tapped.features))[1], fullgraph=True, backend="aot_eager"
+        )
+        got = step(images)
+
+    torch.testing.assert_close(got, loss_of(model, images))
