@@ -80,10 +80,7 @@ def measure(
         settings: of the defense; the first is the one that the controls belong to.
         aware: test images that are attacked through each defense.
     """
-    defenses = {
-        name: calibrated(model, layer, held_out, setting, compile=held_out.is_cuda)
-        for name, setting in settings.items()
-    }
+    defenses = {name: calibrated(model, layer, held_out, setting, compile=True) for name, setting in settings.items()}
     name, first = next(iter(defenses.items()))
     sample = held_out[:_MOVED]
     distance = moved(first, sample)

@@ -83,7 +83,7 @@ def around(
         epochs: of the longer trainings.
     """
     middle = normalized[len(normalized) // 2]
-    found = [replace(centre, variants=True, twin="standard"), replace(centre, name="standard", delta=0, variants=True)]
+    found = [replace(centre, variants=True, twin="standard"), replace(centre, name="standard", delta=0)]
     found += [replace(centre, name=f"delta {delta:g}", delta=delta, twin="standard") for delta in deltas]
     for delta in normalized:
         name = f"normalized, delta {delta:g}"
@@ -100,8 +100,10 @@ def around(
 
 def shipped(epochs: int = 10) -> tuple[Training, ...]:
     """The model that the package ships (WRN-10-2, all of Fashion-MNIST), and its standard twin."""
-    twin = Training("shipped, standard", "wrn-10-2", delta=0, epochs=epochs, variants=True)
-    model = replace(twin, name="shipped", delta=0.02, twin=twin.name, file=ASSETS / "smoothing.safetensors")
+    twin = Training("shipped, standard", "wrn-10-2", delta=0, epochs=epochs)
+    model = replace(
+        twin, name="shipped", delta=0.02, twin=twin.name, variants=True, file=ASSETS / "smoothing.safetensors"
+    )
     return model, twin
 
 
@@ -112,7 +114,7 @@ PRESETS = {
             deltas=(0.005, 0.08),
             normalized=(0.6, 0.4, 0.2),
             architectures={"width 4": "wrn-10-4", "depth 16": "wrn-16-2"},
-            epochs=24,
+            epochs=16,
         ),
         limit=256,
         aware=48,

@@ -27,7 +27,7 @@ from fastdef.cli._training import (
 from fastdef.nn import normalize_features, normalized
 from fastdef.training import Hyper, train_smoothing
 
-_FEATURES = ("raw", "normalized")
+_FEATURES = {"raw": (0.02, 80.0), "normalized": (0.4, 1.5)}  # delta and beta: L_F has other units
 
 
 def smoothing(
@@ -51,9 +51,14 @@ def smoothing(
             help="raw, as the paper has them, or normalized by channel, so that shrinking them does not lower L_F"
         ),
     ] = "raw",
-    delta: Annotated[float, typer.Option(help="bound of the smoothing loss; 0 for standard training")] = 0.02,
+    delta: Annotated[
+        float | None,
+        typer.Option(help="bound of the smoothing loss, the paper's 0.02 if not given, 0.4 if normalized; 0 for none"),
+    ] = None,
     sigma: Annotated[float, typer.Option(help="noise of the defense")] = 0.075,
-    beta: Annotated[float, typer.Option(help="step size of the defense")] = 80.0,
+    beta: Annotated[
+        float | None, typer.Option(help="step size of the defense, the paper's 80 if not given, 1.5 if normalized")
+    ] = None,
     ratio: Annotated[float, typer.Option(help="the defense's threshold over the clean L_F")] = 0.92,
     normalize: Normalize = True,
     augment: Augment = True,
@@ -67,6 +72,7 @@ def smoothing(
     """Standard training with the feature smoothing loss, then a calibrated Active Defense."""
     if features not in _FEATURES:
         raise ValueError(f"--features needs one of {', '.join(_FEATURES)}, got {features!r}")
+    usual_delta, usual_beta = _FEATURES[features]
     place = check_device(device)
     hyper = Hyper(
         epochs=epochs,
@@ -94,9 +100,9 @@ def smoothing(
             hyper,
             out,
             layer=layer,
-            delta=delta,
+            delta=usual_delta if delta is None else delta,
             sigma=sigma,
-            beta=beta,
+            beta=usual_beta if beta is None else beta,
             ratio=ratio,
             augment=augment,
             resume=resume,

@@ -45,6 +45,8 @@ def test_normalized_features_are_trained_defended_and_calibrated(run, data, tmp_
 
     assert status == 0
     assert load(model).defense["layer"] == "block1.normalized"
+    assert load(model).defense["beta"] == 1.5
+    assert load(model).training["config"]["method"]["delta"] == 0.4
     assert run("calibrate", model, *data, "--ratio", 0.99, "--beta", 1, "--max-steps", 3, "--device", "cpu")[0] == 0
     options = ["--limit", 8, "--steps", 1, "--no-compile", "--device", "cpu", "--json", tmp_path / "found.json"]
     assert run("evaluate", model, *data, *options)[0] == 0
