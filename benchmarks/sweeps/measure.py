@@ -32,6 +32,7 @@ EPS = 8 / 255
 SMOKE = BUDGETS["smoke"]
 DEPTH = 10  # steps of the loop that an attacker who knows it goes through
 VARIANTS = {
+    "as above": Setting(),  # on as few images as the others
     "sigma 0.0375": Setting(sigma=0.0375),
     "sigma 0.15": Setting(sigma=0.15),
     "ratio 0.98": Setting(ratio=0.98),

@@ -99,12 +99,12 @@ def around(
 
 
 def shipped(epochs: int = 10) -> tuple[Training, ...]:
-    """The model that the package ships (WRN-10-2, all of Fashion-MNIST), and its standard twin."""
+    """The model that the package ships (WRN-10-2, all of Fashion-MNIST), its standard twin, and it with the option."""
     twin = Training("shipped, standard", "wrn-10-2", delta=0, epochs=epochs)
-    model = replace(
-        twin, name="shipped", delta=0.02, twin=twin.name, variants=True, file=ASSETS / "smoothing.safetensors"
-    )
-    return model, twin
+    file = ASSETS / "smoothing.safetensors"
+    model = replace(twin, name="shipped", delta=0.02, twin=twin.name, variants=True, file=file)
+    option = replace(twin, name="shipped, normalized", delta=0.4, features="normalized", twin=twin.name)
+    return model, twin, option
 
 
 PRESETS = {
@@ -113,7 +113,7 @@ PRESETS = {
             Training("centre", "wrn-10-2", images=5000, batch_size=32),
             deltas=(0.005, 0.08),
             normalized=(0.6, 0.4, 0.2),
-            architectures={"width 4": "wrn-10-4", "depth 16": "wrn-16-2"},
+            architectures={"width 1": "wrn-10-1", "depth 16": "wrn-16-2"},
             epochs=16,
         ),
         limit=256,

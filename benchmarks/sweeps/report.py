@@ -17,6 +17,7 @@ _MARKS = {
     "defended": ("D", "tab:blue"),
 }
 _ATTACKS = {"PGD-20": "PGD-20 on the undefended model", "aware": "APGD-CE through the defense"}
+_PANELS = {"clean": "clean images", **_ATTACKS}
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def write_report(points: Sequence[Point], out: Path) -> None:
             "What each part adds, in points, against PGD-20 and against an attacker who knows", _PARTS, _paired(points)
         ),
         *_told("Smoothed or shrunk? L_F of the layer that the defense descends", _FEATURES, points),
-        *_told("Other settings of the defense", _VARIANTS, _varied(points)),
+        *_told(f"Other settings of the defense, on {count // 2} images", _VARIANTS, _varied(points)),
     ]
     with writing_aside(out / "table.md") as aside:
         aside.write_text("\n\n".join(parts) + "\n")
@@ -158,7 +159,7 @@ _PARTS: dict[str, Callable[[tuple[Point, Point]], str]] = {
 
 
 def _varied(points: Sequence[Point]) -> list[tuple[Point, str]]:
-    return [(point, name) for point in points if len(point.found["settings"]) > 1 for name in point.found["settings"]]
+    return [(point, name) for point in points for name in list(point.found["settings"])[1:]]
 
 
 _VARIANTS: dict[str, Callable[[tuple[Point, str]], str]] = {
@@ -166,20 +167,19 @@ _VARIANTS: dict[str, Callable[[tuple[Point, str]], str]] = {
     "setting": lambda row: row[1],
     "pixel rms": lambda row: f"{row[0].found['rows'][row[1]]['pixel_rms']:.3f}",
     "clean / PGD": lambda row: _cells(row[1], "clean", "PGD-20")(row[0]),
-    "images": lambda row: str(row[0].found["rows"][row[1]]["clean"]["count"]),
     "steps: median, most, capped": lambda row: _steps(*row),
 }
 
 
 def _draw(points: Sequence[Point], path: Path) -> None:
-    """Each training's accuracy under both attackers, behind each control and behind the defense."""
+    """Each training's accuracy, clean and under both attackers, behind each control and behind the defense."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    picture = Figure(figsize=(10, 0.32 * len(points) + 1.6), layout="constrained")
+    picture = Figure(figsize=(12, 0.32 * len(points) + 1.8), layout="constrained")
     FigureCanvasAgg(picture)
     places = range(len(points))
-    for axis, (kind, title) in zip(picture.subplots(1, 2, sharey=True), _ATTACKS.items(), strict=True):
+    for axis, (kind, title) in zip(picture.subplots(1, 3, sharey=True), _PANELS.items(), strict=True):
         for row in _CONTROLS:
             marker, colour = _MARKS[row]
             values = [point.accuracy(row, kind) for point in points]
@@ -190,6 +190,6 @@ def _draw(points: Sequence[Point], path: Path) -> None:
         axis.grid(alpha=0.3)
         axis.set_yticks(places, [point.training.name for point in points], fontsize=8)
     axis.invert_yaxis()
-    axis.legend(loc="lower right", fontsize=8)
+    picture.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     with writing_aside(path) as aside:
         picture.savefig(aside, format="png", dpi=110)
