@@ -14,8 +14,8 @@ import torch
 import typer
 
 from benchmarks.reproduce import afa, smoothing
-from benchmarks.reproduce.stages import run
 from benchmarks.reproduce.tables import write_table
+from benchmarks.stages import run
 from fastdef.bench.machine import machine
 
 PAPERS = {"smoothing": smoothing, "afa": afa}

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reproduce.stages import Stage
 from benchmarks.reproduce.tables import Figure
+from benchmarks.stages import Stage
 
 EPS = (0, 1, 2, 4, 8)
 # CIFAR-10, Table 1: accuracy at each eps, and the mean.

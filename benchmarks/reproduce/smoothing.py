@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reproduce.stages import Stage
 from benchmarks.reproduce.tables import Figure
+from benchmarks.stages import Stage
 from fastdef.checkpoint import writing_aside
 
 # CIFAR-10, WideResNet-28-10: (eps, outer loops) -> clean, and Table 1's columns where it has them.

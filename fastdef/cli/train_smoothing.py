@@ -24,7 +24,10 @@ from fastdef.cli._training import (
     parse_milestones,
     wrote,
 )
+from fastdef.nn import normalize_features, normalized
 from fastdef.training import Hyper, train_smoothing
+
+_FEATURES = {"raw": (0.02, 80.0), "normalized": (0.4, 1.5)}  # delta and beta: L_F has other units
 
 
 def smoothing(
@@ -42,9 +45,20 @@ def smoothing(
     clip: Clip = 0.0,
     ema: Annotated[float, typer.Option(min=0, help="decay of the weights' average, 0 for none")] = 0.0,
     layer: Annotated[str, typer.Option(help="the layer whose output is smoothed")] = "block1",
-    delta: Annotated[float, typer.Option(help="bound of the smoothing loss; 0 for standard training")] = 0.02,
+    features: Annotated[
+        str,
+        typer.Option(
+            help="raw, as the paper has them, or normalized by channel, so that shrinking them does not lower L_F"
+        ),
+    ] = "raw",
+    delta: Annotated[
+        float | None,
+        typer.Option(help="bound of the smoothing loss, the paper's 0.02 if not given, 0.4 if normalized; 0 for none"),
+    ] = None,
     sigma: Annotated[float, typer.Option(help="noise of the defense")] = 0.075,
-    beta: Annotated[float, typer.Option(help="step size of the defense")] = 80.0,
+    beta: Annotated[
+        float | None, typer.Option(help="step size of the defense, the paper's 80 if not given, 1.5 if normalized")
+    ] = None,
     ratio: Annotated[float, typer.Option(help="the defense's threshold over the clean L_F")] = 0.92,
     normalize: Normalize = True,
     augment: Augment = True,
@@ -56,6 +70,9 @@ def smoothing(
     resume: Resume = False,
 ) -> None:
     """Standard training with the feature smoothing loss, then a calibrated Active Defense."""
+    if features not in _FEATURES:
+        raise ValueError(f"--features needs one of {', '.join(_FEATURES)}, got {features!r}")
+    usual_delta, usual_beta = _FEATURES[features]
     place = check_device(device)
     hyper = Hyper(
         epochs=epochs,
@@ -72,6 +89,9 @@ def smoothing(
     )
     dataset, validation = load_train(data, root=root, download=download, limit=limit, device=place)
     model = build_model(architecture, dataset, normalize=normalize, seed=seed, device=place)
+    if features == "normalized":
+        normalize_features(model, layer=layer)
+        layer = normalized(layer)
     with TrainingBar(epochs, max(1, len(dataset) // batch_size), out) as bar:
         figures = train_smoothing(
             model,
@@ -80,9 +100,9 @@ def smoothing(
             hyper,
             out,
             layer=layer,
-            delta=delta,
+            delta=usual_delta if delta is None else delta,
             sigma=sigma,
-            beta=beta,
+            beta=usual_beta if beta is None else beta,
             ratio=ratio,
             augment=augment,
             resume=resume,

@@ -17,6 +17,8 @@ from fastdef.nn._conversions import register_conversion as register_conversion
 from fastdef.nn._joint import joint_statistics as joint_statistics
 from fastdef.nn._multi_bn import MultiBatchNorm2d as MultiBatchNorm2d
 from fastdef.nn._normalize import Normalize as Normalize
+from fastdef.nn._normalized_features import normalize_features as normalize_features
+from fastdef.nn._normalized_features import normalized as normalized
 from fastdef.nn._preact_resnet import PreActResNet18 as PreActResNet18
 from fastdef.nn._prefix import prefix as prefix
 from fastdef.nn._resnet import ResNet as ResNet

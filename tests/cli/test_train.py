@@ -39,6 +39,20 @@ def test_training_writes_a_calibrated_model_and_says_so(run, data, tmp_path):
     assert json.loads((tmp_path / "run" / "log.jsonl").read_text())["epoch"] == 1
 
 
+def test_normalized_features_are_trained_defended_and_calibrated(run, data, tmp_path):
+    model = tmp_path / "model.safetensors"
+    status, _, _ = run("train", "smoothing", *data, *SMALL, "--features", "normalized", "--out", tmp_path)
+
+    assert status == 0
+    assert load(model).defense["layer"] == "block1.normalized"
+    assert load(model).defense["beta"] == 1.5
+    assert load(model).training["config"]["method"]["delta"] == 0.4
+    assert run("calibrate", model, *data, "--ratio", 0.99, "--beta", 1, "--max-steps", 3, "--device", "cpu")[0] == 0
+    options = ["--limit", 8, "--steps", 1, "--no-compile", "--device", "cpu", "--json", tmp_path / "found.json"]
+    assert run("evaluate", model, *data, *options)[0] == 0
+    assert "attacked, defended" in json.loads((tmp_path / "found.json").read_text())["rows"]
+
+
 def test_a_run_needs_resume_to_go_on_and_resume_needs_the_same_settings(run, refuse, data, tmp_path):
     command = ["train", "smoothing", *data, *SMALL, "--no-normalize", "--no-augment", "--out", tmp_path / "run"]
     assert run(*command, "--limit", 40)[0] == 0
@@ -55,6 +69,8 @@ def test_a_run_needs_resume_to_go_on_and_resume_needs_the_same_settings(run, ref
         (["--architecture", "vgg-16"], "got 'vgg-16'"),
         (["--device", "tpu9"], "--device needs"),
         (["--layer", "block9"], "block9"),
+        (["--layer", "block9", "--features", "normalized"], "block9"),
+        (["--features", "smooth"], "--features needs one of raw, normalized, got 'smooth'"),
         (["--milestones", "75;90"], "--milestones needs"),
         (["--schedule", "cosine"], "got 'cosine'"),
         (["--lr", "nan"], "lr > 0"),

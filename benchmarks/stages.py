@@ -1,4 +1,4 @@
-"""Work in stages, each one command of the package: what is done is not done again, and time can run out."""
+"""Work in stages, each one command: what is done is not done again, and time can run out."""
 
 import json
 import signal
@@ -17,13 +17,15 @@ class Stage:
 
     Attributes:
         name: its own in the folder.
-        command: of ``fastdef``, its arguments.
+        command: its arguments.
         resume: a file whose existence says that the command began before and goes on with ``--resume``.
+        module: whose command it is.
     """
 
     name: str
     command: list[str]
     resume: Path | None = None
+    module: str = "fastdef"
 
 
 def run(stages: list[Stage], out: Path, *, minutes: float | None) -> bool:
@@ -61,7 +63,7 @@ def _run(stage: Stage, out: Path, end: float | None) -> float | None:
     if end is not None and start >= end:
         return None
     with (out / f"{stage.name}.log").open("w") as log:
-        command = [sys.executable, "-m", "fastdef", *stage.command, *resume]
+        command = [sys.executable, "-m", stage.module, *stage.command, *resume]
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         try:
             status = process.wait(None if end is None else end - start)

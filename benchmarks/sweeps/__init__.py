@@ -1,0 +1,1 @@
+"""Planned sweeps: which parameters of a defense its worth hangs on."""
