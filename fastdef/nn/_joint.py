@@ -24,8 +24,8 @@ def joint_statistics(model: nn.Module) -> Iterator[None]:
     ranks. Weights, hooks and state dict stay what they are; with one rank nothing changes at all.
 
     Raises:
-        ValueError: if a batch norm is neither a ``MultiBatchNorm2d`` nor a ``BatchNorm2d`` with affine and running
-            statistics; nothing changes then.
+        ValueError: if a batch norm is neither a ``MultiBatchNorm2d`` nor a ``BatchNorm2d`` with running statistics;
+            nothing changes then.
     """
     if ranks.count() == 1:
         yield
@@ -33,10 +33,8 @@ def joint_statistics(model: nn.Module) -> Iterator[None]:
     norms = [module for module in model.modules() if isinstance(module, (_BatchNorm, MultiBatchNorm2d))]
     former: dict[nn.Module, type[nn.Module]] = {module: type(module) for module in norms}
     for module, kind in former.items():
-        if kind not in _JOINT or module.weight is None or module.running_mean is None:
-            raise ValueError(
-                f"training on several processes needs BatchNorm2d with affine and statistics, got {module}"
-            )
+        if kind not in _JOINT or module.running_mean is None:
+            raise ValueError(f"training on several processes needs BatchNorm2d with running statistics, got {module}")
     try:
         for module, kind in former.items():
             module.__class__ = _JOINT[kind]  # as torch's own fully_shard does: the module, its weights and hooks stay
@@ -50,7 +48,9 @@ class _JointBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        out, mean, variance = joint_batch_norm(x, self.weight[None], self.bias[None], eps=self.eps)
+        like = x.new_ones(1, self.num_features, dtype=torch.promote_types(x.dtype, torch.float32))
+        weight, bias = (like, like * 0) if self.weight is None else (self.weight[None], self.bias[None])
+        out, mean, variance = joint_batch_norm(x, weight, bias, eps=self.eps)
         state = self.running_mean, self.running_var, self.num_batches_tracked
         _move(cast(_State, state), self.momentum, mean[0], variance[0])
         return out

@@ -27,13 +27,13 @@ TOLERANCES = {"float64": (1e-12, 1e-12), "float32": (1e-5, 1e-5), "bfloat16": (2
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize("kind", ["multi", "plain"])
-def test_two_ranks_normalize_by_the_joint_batch_forward_and_backward(found, kind, dtype):
+@pytest.mark.parametrize(("kind", "parameters"), [("multi", 2), ("plain", 2), ("bare", 0)])
+def test_two_ranks_normalize_by_the_joint_batch_forward_and_backward(found, kind, parameters, dtype):
     one, two = found
     names = [name for name in one if name.startswith(f"{kind}.{dtype}.")]
     relative, absolute = TOLERANCES[dtype]
 
-    assert len(names) == 2 * (2 * 4 + 5)
+    assert len(names) == 2 * (2 * (2 + parameters) + 3 + parameters)
     for name in names:
         torch.testing.assert_close(
             two[name], one[name], rtol=relative, atol=absolute, msg=lambda m, n=name: f"{n}: {m}"

@@ -32,10 +32,11 @@ def trained(norm, active, *, dtype, layout):
             out = norm(share)
         assert out.is_contiguous(memory_format=layout)
         loss = (out.unflatten(0, (segments, -1)) * weight[:, own]).sin().sum()
-        gradient, *affine = torch.autograd.grad(loss, [share, norm.weight, norm.bias])
+        gradient, *affine = torch.autograd.grad(loss, [share, *norm.parameters()])
         found[f"{number}.out"] = joint(out.detach().unflatten(0, (segments, -1)))
         found[f"{number}.gradient"] = joint(gradient.unflatten(0, (segments, -1)))
-        found[f"{number}.weight"], found[f"{number}.bias"] = map(ranks.total, affine)
+        for (name, _), value in zip(norm.named_parameters(), affine, strict=True):
+            found[f"{number}.{name}"] = ranks.total(value)
     return found | norm.state_dict()
 
 
@@ -55,6 +56,8 @@ def cases():
             nn.init.normal_(plain.weight)
             layout = torch.contiguous_format
             yield f"plain.{name}.{momentum}", trained(plain, (0,), dtype=dtype, layout=layout)
+            bare = nn.BatchNorm2d(4, affine=False, **options)
+            yield f"bare.{name}.{momentum}", trained(bare, (0,), dtype=dtype, layout=layout)
 
 
 if __name__ == "__main__":
