@@ -73,8 +73,6 @@ def export_engines(
     """
     trt = tensorrt()
     manifest_path = folder / MANIFEST
-    if not manifest_path.is_file():
-        raise ValueError(f"engines need a folder that `fastdef export` wrote, and there is no {manifest_path}")
     manifest = read(manifest_path)
     written = []
     for name in names or [Path(file).stem for file in manifest["files"] if file.endswith(".onnx")]:
