@@ -15,8 +15,9 @@ test: .venv/.dev
 test-slow: .venv/.dev
 	$(BIN)/python -m pytest -q -m "slow and not gpu"
 
-fuzz: .venv/.dev
+fuzz: .venv/.fuzz
 	$(BIN)/python -m pytest -q tests/fuzz --hypothesis-profile nightly
+	$(BIN)/python -m tests.fuzz.targets -runs=10000
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
@@ -33,6 +34,10 @@ lint: .venv/.dev
 
 .venv/.dev: .venv/.core
 	$(INSTALL) --editable ".[export,eval,serve,test,dev]"
+	@touch $@
+
+.venv/.fuzz: .venv/.dev
+	$(INSTALL) --editable ".[fuzz]"
 	@touch $@
 
 clean:

@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -47,7 +48,7 @@ class Watch:
             os.kill(os.getpid(), signal.SIGKILL)
         self.steps += 1
         if self.steps == 1:
-            self._pipe.send("begun")
+            self._pipe.send((self.steps, time.process_time()))
 
 
 def command(
@@ -70,7 +71,7 @@ def command(
     try:
         main()
     finally:
-        pipe.send(watch.steps)
+        pipe.send((watch.steps, time.process_time()))
 
 
 def small_files(size: int) -> None:

@@ -1,5 +1,6 @@
 """Commands in processes of their own, which may be killed for good: at a moment, or at a step on the disk."""
 
+import math
 import multiprocessing
 import os
 import random
@@ -7,13 +8,14 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from tests.failures import child
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload([child.__name__])
-_TOO_LONG = 300  # seconds
+_TOO_LONG = 1800  # seconds
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Ended:
     Attributes:
         status: of the process; negative for a signal.
         told: what it wrote to both streams.
-        seconds: from its first step on the disk to its end.
+        seconds: of the processor, from its first step on the disk to its end; 0 where it did not come to its end.
         steps: that it took on the disk; 0 where it did not come to its end.
     """
 
@@ -48,6 +50,7 @@ def run(
 ) -> Ended:
     """Run a command that works in ``folder``; SIGKILL it ``after`` seconds of work, or ``at`` a step on the disk.
 
+    Seconds are of the processor, since other work on the machine does not change how many of them a command takes.
     ``prepare`` is called in its process before it begins.
     """
     receive, send = _CONTEXT.Pipe(duplex=False)
@@ -58,26 +61,38 @@ def run(
     send.close()
     write.close()
     with receive, read:
-        heard = _heard(receive)
-        begun = time.perf_counter()
-        process.join(_TOO_LONG if after is None else after)
+        first = _heard(receive)
+        if after is not None and first is not None:
+            while process.is_alive() and _worked(process.pid) < first[1] + after:
+                time.sleep(0.001)
+            process.kill()
+        process.join(_TOO_LONG)
         process.kill()
-        process.join()
-        seconds = time.perf_counter() - begun
-        steps = heard if isinstance(heard, int) else _heard(receive)
+        last = _heard(receive)
         told = b"".join(iter(lambda: os.read(read.fileno(), 1 << 16), b"")).decode()
+    process.join()
     status = process.exitcode
     process.close()
     assert status is not None
-    return Ended(status, told, seconds, steps if isinstance(steps, int) else 0)
+    if first is None or last is None:
+        return Ended(status, told, 0.0, 0)
+    return Ended(status, told, last[1] - first[1], last[0])
 
 
-def _heard(pipe: "multiprocessing.connection.Connection") -> object:
-    """What the process says next, or None where it has come to its end."""
+def _heard(pipe: Connection) -> tuple[int, float] | None:
+    """Steps and processor seconds, as the process tells them next; None where it has come to its end."""
     try:
         return pipe.recv()
     except EOFError:
         return None
+
+
+def _worked(process: int) -> float:
+    """Processor seconds of a process, by its own clock, which is numbered as ``clock_getcpuclockid`` numbers it."""
+    try:
+        return time.clock_gettime((~process << 3) | 2)
+    except OSError:  # it is no more
+        return math.inf
 
 
 def moments(count: int, whole: Ended, *, seed: int) -> Iterator[float]:
