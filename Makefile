@@ -15,8 +15,9 @@ test: .venv/.dev
 test-slow: .venv/.dev
 	$(BIN)/python -m pytest -q -m "slow and not gpu"
 
-fuzz: .venv/.dev
+fuzz: .venv/.fuzz
 	$(BIN)/python -m pytest -q tests/fuzz --hypothesis-profile nightly
+	$(BIN)/python -m tests.fuzz.targets -runs=10000
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
@@ -38,6 +39,10 @@ lint: .venv/.dev
 # Fails too where the database does not answer: what could not be looked up has not been audited.
 audit: .venv/.dev
 	$(BIN)/pip-audit --strict --progress-spinner off --disable-pip --no-deps --requirement constraints.txt
+
+.venv/.fuzz: .venv/.dev
+	$(INSTALL) --editable ".[fuzz]"
+	@touch $@
 
 clean:
 	rm -rf .venv build dist *.egg-info

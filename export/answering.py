@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fastdef.evaluation.honest import Answers, Target
 from fastdef.export.engine import CPU, load_engine
+from fastdef.export.manifest import MANIFEST, read
 from fastdef.export.sessions import OnnxSession
 
 
@@ -20,9 +21,9 @@ def exported_target(folder: Path, *, providers: Sequence[str] = CPU, seed: int =
         seed: of the defense's noise.
 
     Raises:
-        ValueError: if the folder holds no export, or it cannot run here.
+        ValueError: if the folder holds no whole export, or it cannot run here.
     """
-    if not (folder / "defended.onnx").is_file():
+    if "defended.onnx" not in read(folder / MANIFEST)["files"]:
         return _plain(folder / "classifier.onnx", providers)
     engine = load_engine(folder, providers=providers, driven=True)
 
@@ -36,7 +37,7 @@ def exported_target(folder: Path, *, providers: Sequence[str] = CPU, seed: int =
 
 def _plain(file: Path, providers: Sequence[str]) -> Target:
     if not file.is_file():
-        raise ValueError(f"an export needs a defended.onnx or a classifier.onnx, and there is none in {file.parent}")
+        raise ValueError(f"an export needs a {file.name}, and there is no {file}")
     session = OnnxSession(file, providers)
 
     def answer(images: Tensor, ids: Tensor) -> Answers:

@@ -19,6 +19,7 @@ from fastdef.defense.noise import uniform_noise
 from fastdef.defense.pipeline import Pipeline, Request
 from fastdef.defense.scheduler import Tally, run
 from fastdef.defense.slots import Slots
+from fastdef.export.manifest import MANIFEST, read
 from fastdef.export.sessions import OnnxSession, Session, TensorRTSession
 
 Array = NDArray[Any]
@@ -202,8 +203,8 @@ def load_engine(
         slots: images under way at once, where it is driven.
 
     Raises:
-        ValueError: if there is no such file, it is not the one that ``model.json`` beside it names, it is of another's
-            making, or cannot run here.
+        ValueError: if there is no such file, the folder's export was cut short, the file is not the one that
+            ``model.json`` beside it names, it is of another's making, or cannot run here.
     """
     place = Path(path)
     folder, ending = (place, "") if place.is_dir() else (place.parent, place.suffix)
@@ -212,6 +213,8 @@ def load_engine(
     files = [folder / f"{name}{'.engine' if engines else '.onnx'}" for name in names]
     if ending and not driven:
         files = [place]
+    if place.is_dir():
+        read(place / MANIFEST)  # some of the files are there before an export is whole
     for file in files:
         if not file.is_file():
             raise ValueError(f"load_engine needs a {file.name} that `fastdef export` wrote, and there is no {file}")

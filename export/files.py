@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from fastdef.checkpoint import Checkpoint, writing_aside
+from fastdef.checkpoint import Checkpoint, make_folder, writing_aside
 from fastdef.defense import ActiveDefense
 from fastdef.export.arithmetic_noise import translations
 from fastdef.export.manifest import MANIFEST, sha256
@@ -59,10 +59,7 @@ def export_onnx(
     Raises:
         ValueError: for a model with an operator that ONNX has no form for, naming it; or a file that cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"cannot make the folder {folder}: {error.strerror}") from error
+    make_folder(folder)
     opset = _BFLOAT16_OPSET if dtype == torch.bfloat16 else OPSET
     described = {
         "architecture": checkpoint.architecture,

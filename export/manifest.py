@@ -43,8 +43,10 @@ def read(manifest: Path) -> dict[str, Any]:
     """The content of a ``model.json``.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if it is none, or there is none: it is written last, and an export without it was cut short.
     """
+    if not manifest.is_file():
+        raise ValueError(f"an export that is whole has a {MANIFEST}, and there is no {manifest}: export it again")
     try:
         content = json.loads(manifest.read_text())
     except (OSError, ValueError, RecursionError) as error:

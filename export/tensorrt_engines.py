@@ -72,8 +72,6 @@ def export_engines(
     """
     trt = tensorrt()
     manifest_path = folder / MANIFEST
-    if not manifest_path.is_file():
-        raise ValueError(f"engines need a folder that `fastdef export` wrote, and there is no {manifest_path}")
     files = read(manifest_path)["files"]
     options = options or EngineOptions()
     # What was made of another file, such as a quantised classifier, is an end in itself.

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from fastdef.checkpoint import writing_aside
+from fastdef.checkpoint import make_folder, writing_aside
 from fastdef.export.manifest import MANIFEST, read, verified
 
 _TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64", "int32": "TYPE_INT32", "bool": "TYPE_BOOL"}
@@ -30,10 +30,7 @@ def write_repository(folder: Path, repository: Path, *, name: str = "fastdef", m
     Raises:
         ValueError: if the folder holds no export or a file that ``model.json`` does not name, or one cannot be written.
     """
-    manifest_path = folder / MANIFEST
-    if not manifest_path.is_file():
-        raise ValueError(f"a repository needs a folder that `fastdef export` wrote, and there is no {manifest_path}")
-    manifest = read(manifest_path)
+    manifest = read(folder / MANIFEST)
     stem = "defended" if "defended.onnx" in manifest["files"] else "classifier"
     engine = manifest["files"].get(f"{stem}.engine", {})
     # The server's back end is TensorRT proper, which does not take what TensorRT for RTX built.
@@ -43,10 +40,7 @@ def write_repository(folder: Path, repository: Path, *, name: str = "fastdef", m
     if "batches" in described:
         max_batch = min(max_batch, described["batches"][2])
     model = repository / name
-    try:
-        (model / "1").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"cannot make the folder {model}: {error.strerror}") from error
+    make_folder(model / "1")
     with writing_aside(model / "1" / file) as aside:
         aside.write_bytes(verified(folder / f"{stem}{ending}"))
     with writing_aside(model / "labels.txt") as aside:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from fastdef import ranks
-from fastdef.checkpoint import check_same, writing_aside
+from fastdef.checkpoint import check_same, make_folder, writing_aside
 from fastdef.data import Batches, Dataset, RandomCropFlip
 from fastdef.training.hyper import Hyper
 from fastdef.training.method import Method
@@ -106,10 +106,7 @@ def _begin(folder: Path, config: dict[str, Any], resume: bool) -> State:
         return state
     if (folder / FILE).exists():
         raise ValueError(f"{folder} holds a run already; resume it, or give another folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"cannot make the folder {folder}: {error.strerror}") from error
+    make_folder(folder)
     _forget_after(folder, 0)
     return State(0, config, {}, {})
 

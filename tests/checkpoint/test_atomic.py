@@ -1,4 +1,5 @@
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -17,6 +18,14 @@ try:
         aside.write_bytes(b"n" * 100_000)
 except ValueError as error:
     print(error)
+"""
+
+KILLED = """
+import os, signal, sys
+from fastdef.checkpoint import writing_aside
+with writing_aside(sys.argv[1]) as aside:
+    aside.write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -67,6 +76,21 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path):
     assert done.stdout == f"cannot write {tmp_path / 'a'}: File too large\n"
     assert (tmp_path / "a").read_bytes() == b"old"
     assert names(tmp_path) == ["a"]
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_file_and_a_living_one_s_stays(tmp_path):
+    killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "a"], check=False)
+    left = names(tmp_path)
+
+    with writing_aside(tmp_path / "b") as living:
+        living.write_bytes(b"half")
+        with writing_aside(tmp_path / "c") as aside:
+            aside.write_bytes(b"new")
+        assert names(tmp_path) == sorted([living.name, "c"])
+
+    assert killed.returncode == -signal.SIGKILL
+    assert len(left) == 1
+    assert names(tmp_path) == ["b", "c"]
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):

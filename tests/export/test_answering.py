@@ -20,5 +20,5 @@ def test_an_export_answers_as_the_defense_it_was_made_of(folder, checkpoint, ima
 
 
 def test_a_folder_without_an_export_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"defended\.onnx or a classifier\.onnx, and there is none"):
+    with pytest.raises(ValueError, match=r"a model\.json, and there is no"):
         exported_target(tmp_path)

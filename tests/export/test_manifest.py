@@ -1,10 +1,12 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from fastdef.export.answering import exported_target
 from fastdef.export.engine import CPU, load_engine
+from fastdef.export.files import export_onnx
 from fastdef.export.manifest import name_files, read, sha256, verified
 from fastdef.export.parity import check_parity
 from fastdef.export.sessions import OnnxSession, TensorRTSession
@@ -71,6 +73,24 @@ def test_a_file_that_stands_alone_may_be_opened(copied):
 
     verified(copied / "defended.onnx")
     load_engine(copied / "defended.onnx").close()
+
+
+def test_a_folder_whose_export_was_cut_short_is_refused(copied):
+    """Its classifier is whole and would answer, but without the defense that was still to be written."""
+    for name in ("model.json", "defended.onnx"):
+        (copied / name).unlink()
+
+    for open_folder in (exported_target, load_engine, lambda folder: load_engine(folder, driven=True)):
+        with pytest.raises(ValueError, match=r"there is no .*model\.json: export it again"):
+            open_folder(copied)
+
+
+def test_what_an_older_export_left_is_not_answered_with(copied, checkpoint, images):
+    plain = replace(checkpoint, defense=None)
+    export_onnx(plain, copied, shape=tuple(images.shape[1:]))
+
+    assert (copied / "defended.onnx").is_file()
+    assert not exported_target(copied).random
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"files": 3}', "[" * 100_000, "\x00"])

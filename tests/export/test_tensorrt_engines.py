@@ -60,7 +60,7 @@ def test_what_tensorrt_does_not_take_is_one_line_with_its_reason_and_no_file(cop
 
 
 def test_a_folder_without_an_export_and_wrong_batches_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="that `fastdef export` wrote"):
+    with pytest.raises(ValueError, match=r"an export that is whole has a model\.json"):
         export_engines(tmp_path)
     for batches in ((0, 1, 1), (4, 2, 8), (1, 2)):
         with pytest.raises(ValueError, match="three rising batches"):

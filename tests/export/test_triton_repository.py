@@ -66,6 +66,6 @@ def test_an_engine_is_served_where_tensorrt_proper_built_it(copied, tmp_path, bu
 
 
 def test_a_folder_without_an_export_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="that `fastdef export` wrote"):
+    with pytest.raises(ValueError, match=r"an export that is whole has a model\.json"):
         write_repository(tmp_path, tmp_path / "models")
     assert not (tmp_path / "models").exists()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdef.checkpoint import check_same, writing_aside
+from fastdef.checkpoint import check_same, make_folder, writing_aside
 from fastdef.evaluation.honest.case import Verdict
 
 EXAMPLES = 4  # attacked images of a unit that stay, for the report
@@ -53,7 +53,7 @@ class Journal:
             check_same(settings, _read(record))
         else:
             shutil.rmtree(self._folder, ignore_errors=True)  # units of no settings are nobody's
-            self._folder.mkdir(parents=True)
+            make_folder(self._folder)
             with writing_aside(record) as aside:
                 aside.write_text(json.dumps(settings, indent=1) + "\n")
 

@@ -1,10 +1,4 @@
 import copy
-import json
-import random
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 
 import pytest
@@ -13,7 +7,6 @@ import torch
 import fastdef
 from fastdef.data import Dataset
 from fastdef.defense.noise import uniform_noise
-from fastdef.demo.run import ASSETS
 from fastdef.evaluation.honest import Answers, Target, honest
 from fastdef.evaluation.honest.rows import sanity
 from fastdef.nn import convert_to_afa, convert_to_multi_bn
@@ -236,29 +229,3 @@ def test_bad_input_is_refused(model, dataset, tiny, change, message):
 def test_a_model_in_training_mode_is_refused(dataset, tiny):
     with pytest.raises(ValueError, match="eval mode"):
         honest(Target.plain(torch.nn.Linear(1, 1)), dataset, budget=tiny)
-
-
-@pytest.mark.slow
-def test_killed_at_random_moments_it_ends_with_the_same_numbers(tmp_path):
-    command = [sys.executable, "-m", "fastdef", "evaluate", str(ASSETS / "afa.safetensors"), "--suite", "honest"]
-    command += ["--data", "fashion-mnist", "--root", str(ASSETS), "--limit", "8", "--rows", "0,1,5"]
-    subprocess.run([*command, "--report", str(tmp_path / "whole")], check=True, capture_output=True)
-    chance = random.Random(0)
-
-    for _ in range(4):
-        with subprocess.Popen(
-            [*command, "--report", str(tmp_path / "killed"), "--resume"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        ) as process:
-            time.sleep(chance.uniform(4, 10))
-            process.send_signal(signal.SIGKILL)
-    again = subprocess.run([*command, "--report", str(tmp_path / "killed"), "--resume"], capture_output=True, text=True)
-
-    assert again.returncode == 0, again.stderr
-    reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("whole", "killed")]
-    for report in reports:
-        for line in report["lines"]:
-            del line["seconds_to_attack_an_image"], line["seconds_to_answer_an_image"]
-    assert reports[0] == reports[1]
-    assert not list((tmp_path / "killed").rglob(".fastdef-*.part"))
