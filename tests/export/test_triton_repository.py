@@ -6,6 +6,7 @@ import pytest
 
 from fastdef.checkpoint import Checkpoint
 from fastdef.export.files import export_onnx
+from fastdef.export.manifest import sha256
 from fastdef.export.triton_repository import write_repository
 
 
@@ -54,6 +55,7 @@ def test_an_engine_is_served_where_tensorrt_proper_built_it(copied, tmp_path, bu
     manifest = json.loads((copied / "model.json").read_text())
     manifest["files"]["defended.engine"] = {
         **manifest["files"]["defended.onnx"],
+        "sha256": sha256(b"an engine"),
         "built_by": built_by,
         "batches": [1, 4, 8],
     }
