@@ -1,6 +1,6 @@
 """Does a server stay sound under load: nothing lost, nothing mixed up, no memory gained?
 
-    python -m benchmarks.soak MODEL --minutes 10 --json OUT
+    python -m benchmarks.soak --model MODEL --minutes 10 --json OUT
 
 Starts ``fastdef serve --replay``; eight clients ask for the same images under a few ids, one request in a hundred is
 malformed, and two attackers send images that were made to take long. Every answer to a known (image, id) is held
