@@ -117,33 +117,32 @@ def test_no_entrance_unpickles_what_it_is_given(tmp_path, name, zipped):
     assert marker.exists()
 
 
-@pytest.fixture(scope="module")
-def seen(tmp_path_factory):
-    """What each of the main paths asked for in a process of its own."""
-    for needed in ("onnxruntime", "onnxscript", "fastapi", "uvicorn"):
-        pytest.importorskip(needed, reason="needs fastdef[export,serve]")
-    folder = tmp_path_factory.mktemp("watched")
-    program = [sys.executable, str(ROOT / "tests" / "watched.py"), str(folder)]
+def watched(folder, *names):
+    """What each of these paths asked for, in a process of their own."""
+    program = [sys.executable, str(ROOT / "tests" / "watched.py"), str(folder), *names]
     ended = subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     return json.loads((folder / "seen.json").read_text())
 
 
-CONTROLS = ("downloaded", "unpickled")
+def test_to_import_load_and_defend_asks_for_no_network_and_unpickles_nothing(tmp_path):
+    seen = watched(tmp_path, "imported", "loaded", "defended", "downloaded", "unpickled")
+
+    for path in ("imported", "loaded", "defended"):
+        assert seen[path] == {"sockets": [], "left": [], "pickled": []}
+    assert any("huggingface.co" in host for host in seen["downloaded"]["left"])  # or the watch would be blind
+    assert seen["unpickled"]["pickled"]
 
 
-def test_the_main_paths_ask_for_no_network_and_unpickle_nothing(seen):
-    paths = {path: asked for path, asked in seen.items() if path not in CONTROLS}
+@pytest.mark.slow  # exports
+def test_to_evaluate_export_and_serve_asks_for_no_network_and_unpickles_nothing(tmp_path):
+    for needed in ("onnxruntime", "onnxscript", "fastapi", "uvicorn"):
+        pytest.importorskip(needed, reason="needs fastdef[export,serve]")
 
-    assert {"imported", "loaded", "defended", "evaluated", "exported", "answered", "served"} == set(paths)
-    assert not {path: asked["left"] for path, asked in paths.items() if asked["left"]}
-    assert not {path: asked["pickled"] for path, asked in paths.items() if asked["pickled"]}
+    seen = watched(tmp_path, "loaded", "defended", "evaluated", "exported", "answered", "served")
 
-
-def test_sockets_are_for_the_server_and_for_the_download_that_was_asked_for(seen):
-    assert [path for path, asked in seen.items() if asked["sockets"] or asked["left"]] == ["served", "downloaded"]
-    assert any("huggingface.co" in host for host in seen["downloaded"]["left"])
-    assert seen["unpickled"]["pickled"]  # or the watch would be blind
+    assert not {path: asked for path, asked in seen.items() if asked["left"] or asked["pickled"]}
+    assert [path for path, asked in seen.items() if asked["sockets"]] == ["served"]
 
 
 def test_every_package_that_an_install_brings_is_pinned():

@@ -1,6 +1,6 @@
 """Runs the main paths in a process that may not leave the machine, and writes to FOLDER/seen.json what each asked for.
 
-    python tests/watched.py FOLDER
+    python tests/watched.py FOLDER NAME ...
 
 Whatever connects to, or looks up, anything but the loopback is refused; every class that a pickle names is noted. The
 last two do both on purpose: they show that the watch sees. Python's own sockets and pickles are watched, and not what a
@@ -16,7 +16,6 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -156,14 +155,13 @@ def command(*arguments: object) -> None:
     assert not status, sys.argv
 
 
-PATHS: list[Callable[[Path], None]] = [imported, loaded, defended, evaluated, exported, answered, served]
-CONTROLS: list[Callable[[Path], None]] = [downloaded, unpickled]
 SHIPPED = ("--data", "fashion-mnist", "--root", Path(__file__).parents[1] / "fastdef" / "assets")
 
 if __name__ == "__main__":
     place, found, watch = Path(sys.argv[1]), {}, Watch()
+    names = sys.argv[2:]
     sys.addaudithook(watch)
-    for path in PATHS + CONTROLS:
-        path(place)
-        found[path.__name__] = watch.begin()
+    for name in names:
+        globals()[name](place)
+        found[name] = watch.begin()
     (place / "seen.json").write_text(json.dumps(found))

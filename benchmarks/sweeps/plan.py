@@ -4,7 +4,8 @@ One factor at a time around a centre: the training bound delta, depth, width, le
 L_F is measured on (raw, the paper's; or normalized by channel, where shrinking does not help). Then the interactions
 that the question is about: what a deeper, a wider, or a longer trained network recovers *without* the smoothing loss
 (each has a twin with delta = 0), and whether normalized features need a longer training.
-Test-time factors (sigma, threshold, step) need no training; they are varied on three of the models.
+On Fashion-MNIST there is a second group: the shipped model, which saw all images, its twin, and it on normalized
+features. Test-time factors (sigma, threshold, step) need no training; they are varied on three of the models.
 """
 
 from dataclasses import dataclass, replace
