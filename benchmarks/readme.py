@@ -121,8 +121,26 @@ def solvers() -> str:
     return _table(["solver", "clean", "attacked", "steps on clean ones, mean and most", "pixel rms", "images/s"], rows)
 
 
+def agreement() -> str:
+    """How far single precision takes each program from the truth, and from the naive loop."""
+    subjects = _read("agreement.json")["subjects"]
+    chosen = {
+        "the naive loop, batches of 64": "naive, batches of 64",
+        "the naive loop, batches of 1": "naive, batches of 1",
+        "ours, 64 slots": "ours, compiled, 64 slots",
+        "ours, 1 slot": "ours, compiled, 1 slots",
+        "ours in double precision": "ours, eager, 64 slots, float64",
+    }
+    rows = []
+    for name, program in chosen.items():
+        found = [subject["programs"][program][other] for subject in subjects.values() for other in ("truth", "naive")]
+        rows.append([name, *(f"{one['steps_equal']:.0%} / {one['within']:.0%}" for one in found)])
+    heads = [f"{name.split(',')[0]}, against the {other}" for name in subjects for other in ("truth", "naive loop")]
+    return _table(["steps equal / images within 1e-5", *heads], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
-    table.__name__: table for table in (honest, strengths, training, engine, defense, solvers)
+    table.__name__: table for table in (honest, strengths, training, engine, defense, solvers, agreement)
 }
 
 
