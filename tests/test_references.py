@@ -39,11 +39,12 @@ class Allowed:
     decisions: float
 
 
-# Nothing rounds but the 53rd bit; the file keeps the images in single precision.
-DOUBLE = Allowed(steps_equal=1, steps_apart=0, pixels=1, within=1, probability=1e-9, decisions=1)
-# The naive loop itself in single precision: 97 % of 64 images take the same steps, 84 to 86 % end within 1e-5, and all
-# get the same class (``benchmarks.agreement``).
-SINGLE = Allowed(steps_equal=0.9, steps_apart=1, pixels=0.75, within=0.9, probability=1e-2, decisions=1)
+# Nothing rounds but the 53rd bit; the file keeps the images in single precision, and an answer its logits.
+DOUBLE = Allowed(steps_equal=1, steps_apart=0, pixels=1, within=1, probability=1e-6, decisions=1)
+# What single precision allows is what the naive loop itself does in it: of these 24 images, in batches of 24 and of 1,
+# 23 and 24 take the steps of double precision, 16 and 19 end within 1e-5, and the probabilities of 23 are within 0.01.
+# One image less is room for another machine.
+SINGLE = Allowed(steps_equal=0.9, steps_apart=1, pixels=0.62, within=0.9, probability=1e-2, decisions=1)
 # Features with 11 bits: signs flip in every image, and no image is within 1e-5; the step is 0.7 % off.
 HALF = Allowed(steps_equal=0.85, steps_apart=2, pixels=0, within=0.9, probability=0.03, decisions=0.95)
 # 8 bits; the step is 2 % off.
