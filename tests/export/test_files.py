@@ -135,7 +135,7 @@ def test_a_model_without_a_defense_is_a_classifier_alone(checkpoint, tmp_path, i
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:1000]), "cannot load"),
+        (lambda path: path.write_bytes(path.read_bytes()[:1000]), "ONNX Runtime refuses"),
         (lambda path: path.write_bytes((path.parent / "classifier.onnx").read_bytes()), "needs a defended.onnx"),
     ],
 )
@@ -145,7 +145,7 @@ def test_a_damaged_or_another_file_is_refused(folder, tmp_path, spoil, message):
     spoil(tmp_path / "defended.onnx")
 
     with pytest.raises(ValueError, match=message):
-        load_engine(tmp_path)
+        load_engine(tmp_path / "defended.onnx")
 
 
 def test_bad_calls_are_refused(folder, images):
