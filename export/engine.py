@@ -1,6 +1,5 @@
 """Runs an exported classifier: one call, whatever engine is behind it, as the defense in PyTorch has."""
 
-import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from fastdef.defense.noise import uniform_noise
 from fastdef.defense.pipeline import Pipeline, Request
 from fastdef.defense.scheduler import Tally, run
 from fastdef.defense.slots import Slots
-from fastdef.export.manifest import MANIFEST, read
+from fastdef.export.manifest import MANIFEST, read, read_description
 from fastdef.export.sessions import OnnxSession, Session, TensorRTSession
 
 Array = NDArray[Any]
@@ -224,7 +223,7 @@ def load_engine(
         raise ValueError(
             f"load_engine needs a {files[0].name} of `fastdef export`, got {place} with {sessions[0].inputs}"
         )
-    description = json.loads(sessions[0].description)
+    description = read_description(sessions[0].description, source=files[0])
     if driven:
         device = "cuda" if engines or providers[0] != CPU[0] else "cpu"
         return DrivenEngine(sessions[0], sessions[1], description, slots=slots, device=device)

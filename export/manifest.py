@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fastdef._check import check_count, check_positive
 from fastdef.checkpoint import writing_aside
 
 MANIFEST = "model.json"
@@ -37,6 +38,32 @@ def verified(path: Path) -> bytes:
 def sha256(content: bytes) -> str:
     """What ``model.json`` says of a file."""
     return hashlib.sha256(content).hexdigest()
+
+
+def read_description(text: str, *, source: Path) -> dict[str, Any]:
+    """What a file of an export tells of itself inside, of which an engine needs the image and the defense.
+
+    Args:
+        text: JSON.
+        source: the file.
+
+    Raises:
+        ValueError: if it is not what ``fastdef export`` writes.
+    """
+    try:
+        described = json.loads(text)
+        shape, defense = described["image"]["shape"], described["defense"]
+        channels, height, width = shape
+        for name, size in {"channels": channels, "height": height, "width": width}.items():
+            check_count(size, name=name, where="an image")
+        if defense is not None:
+            for name in ("sigma", "delta"):
+                check_positive(defense[name], name=name, where="a defense")
+            for name in ("max_steps", "outer_loops"):
+                check_count(defense[name], name=name, where="a defense")
+    except (KeyError, TypeError, IndexError, RecursionError, ValueError) as error:
+        raise ValueError(f"{source} does not describe a defended classifier: {' '.join(str(error).split())}") from error
+    return described
 
 
 def read(manifest: Path) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 Nothing is parsed that is not the file ``model.json`` names.
 """
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,7 +46,8 @@ class OnnxSession:
         providers: of ONNX Runtime, the first that can run a part runs it.
 
     Raises:
-        ValueError: if it is no ONNX file or not the one ``model.json`` names, or a provider is not to be had here.
+        ValueError: if it is no ONNX file or not the one ``model.json`` names, or a provider is not to be had here; and
+            from a run that fails.
     """
 
     def __init__(self, path: Path, providers: Sequence[str]) -> None:
@@ -63,18 +64,25 @@ class OnnxSession:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # it warns of initialisers that a Loop's body does not use
         options.intra_op_num_threads = torch.get_num_threads()
-        try:
+        self._path = path
+        with self._refusing():
             self._session = onnxruntime.InferenceSession(content, options, providers=list(providers))
-        except Exception as error:  # onnxruntime's own exceptions have no common base below this
-            raise ValueError(f"cannot load {path}: {' '.join(str(error).split())[:300]}") from error
         self.inputs = [given.name for given in self._session.get_inputs()]
         self.description = self._session.get_modelmeta().custom_metadata_map.get("fastdef")
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # onnxruntime's own exceptions have no common base below this
+            raise ValueError(f"ONNX Runtime refuses {self._path}: {' '.join(str(error).split())[:300]}") from error
 
     def run(self, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """See :class:`Session`."""
         if next(iter(given.values())).is_cuda:
             return self._run_bound(given)
-        outputs = self._session.run(None, {name: value.numpy() for name, value in given.items()})
+        with self._refusing():
+            outputs = self._session.run(None, {name: value.numpy() for name, value in given.items()})
         return tuple(torch.from_numpy(output) for output in outputs)
 
     def _run_bound(self, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
@@ -94,8 +102,9 @@ class OnnxSession:
                 element = torch.empty(0, dtype=value.dtype).numpy().dtype
                 bind(name, "cuda", device.index or 0, element, tuple(value.shape), value.data_ptr())
         torch.cuda.current_stream(device).synchronize()  # ONNX Runtime works on a stream of its own
-        self._session.run_with_iobinding(binding)
-        binding.synchronize_outputs()
+        with self._refusing():
+            self._session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
         return tuple(made.values())
 
 

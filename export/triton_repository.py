@@ -1,5 +1,6 @@
 """A model repository for NVIDIA's Triton Inference Server, of an export's files."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,27 @@ def write_repository(folder: Path, repository: Path, *, name: str = "fastdef", m
     Raises:
         ValueError: if the folder holds no export or a file that ``model.json`` does not name, or one cannot be written.
     """
+    if Path(name).name != name or name in ("", ".."):
+        raise ValueError(f"a repository needs a model's name that can be a folder's, got {name!r}")
     manifest = read(folder / MANIFEST)
+    try:
+        file, source, labels, config = _plan(manifest, name, max_batch)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        told = " ".join(f"{type(error).__name__} {error}".split())
+        raise ValueError(f"{folder / MANIFEST} does not describe what is to be served: {told}") from error
+    model = repository / name
+    make_folder(model / "1")
+    with writing_aside(model / "1" / file) as aside:
+        aside.write_bytes(verified(folder / source))
+    with writing_aside(model / "labels.txt") as aside:
+        aside.write_text(labels)
+    with writing_aside(model / "config.pbtxt") as aside:
+        aside.write_text(config)
+    return model
+
+
+def _plan(manifest: dict[str, Any], name: str, max_batch: int) -> tuple[str, str, str, str]:
+    """The model's file on the server, the one of the export, and the contents of the two others."""
     stem = "defended" if "defended.onnx" in manifest["files"] else "classifier"
     engine = manifest["files"].get(f"{stem}.engine", {})
     # The server's back end is TensorRT proper, which does not take what TensorRT for RTX built.
@@ -39,15 +60,8 @@ def write_repository(folder: Path, repository: Path, *, name: str = "fastdef", m
     described = manifest["files"][f"{stem}{ending}"]
     if "batches" in described:
         max_batch = min(max_batch, described["batches"][2])
-    model = repository / name
-    make_folder(model / "1")
-    with writing_aside(model / "1" / file) as aside:
-        aside.write_bytes(verified(folder / f"{stem}{ending}"))
-    with writing_aside(model / "labels.txt") as aside:
-        aside.write_text("".join(f"{label}\n" for label in manifest["classes"]))
-    with writing_aside(model / "config.pbtxt") as aside:
-        aside.write_text(_config(name, backend, max_batch, described))
-    return model
+    labels = "".join(f"{' '.join(label.split())}\n" for label in manifest["classes"])  # a line each
+    return file, f"{stem}{ending}", labels, _config(name, backend, max_batch, described)
 
 
 def _config(name: str, backend: str, max_batch: int, described: dict[str, Any]) -> str:
@@ -56,7 +70,7 @@ def _config(name: str, backend: str, max_batch: int, described: dict[str, Any]) 
         _tensor(key, value, labels=key == "probabilities") for key, value in described["outputs"].items()
     )
     return (
-        f'name: "{name}"\nbackend: "{backend}"\nmax_batch_size: {max_batch}\n'
+        f'name: {json.dumps(name)}\nbackend: "{backend}"\nmax_batch_size: {max_batch}\n'
         f"input [\n{inputs}\n]\noutput [\n{outputs}\n]\n"
         f"dynamic_batching {{ max_queue_delay_microseconds: {_WAIT} }}\n"
     )
@@ -65,7 +79,7 @@ def _config(name: str, backend: str, max_batch: int, described: dict[str, Any]) 
 def _tensor(name: str, described: dict[str, Any], *, labels: bool = False) -> str:
     """A tensor without its batch; one that has nothing else is a single number to the client."""
     dims = described["shape"][1:]
-    parts = [f'name: "{name}"', f"data_type: {_TYPES[described['dtype']]}"]
+    parts = [f"name: {json.dumps(name)}", f"data_type: {_TYPES[described['dtype']]}"]
     parts.append(f"dims: [ {', '.join(map(str, dims or [1]))} ]")
     if not dims:
         parts.append("reshape: { shape: [ ] }")

@@ -1,5 +1,8 @@
 """What every public function asks of its input. An error says what was needed and what came, in one line."""
 
+import sys
+from numbers import Integral, Real
+
 import torch
 from torch import Tensor
 
@@ -61,5 +64,15 @@ def check_positive(value: float, *, name: str, where: str) -> None:
     Raises:
         ValueError: naming the parameter and what came instead.
     """
-    if not (value > 0 and value - value == 0):
-        raise ValueError(f"{where} needs {name} > 0, got {value}")
+    if not isinstance(value, Real) or not 0 < value <= sys.float_info.max:  # NaN is neither
+        raise ValueError(f"{where} needs {name} > 0, got {value!r:.80}")
+
+
+def check_count(value: int, *, name: str, where: str) -> None:
+    """Refuse anything but a whole number from 1 up that 32 bits hold.
+
+    Raises:
+        ValueError: naming the parameter and what came instead.
+    """
+    if not isinstance(value, Integral) or not 1 <= value < 2**31:
+        raise ValueError(f"{where} needs {name} > 0 and whole, got {value!r:.80}")

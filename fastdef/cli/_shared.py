@@ -26,7 +26,7 @@ def check_device(name: str) -> torch.device:
     """
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()  # which on the meta device there is not
     except (RuntimeError, AssertionError) as error:  # torch without CUDA raises the second
         reason = str(error).splitlines()[0]
         raise ValueError(f"--device needs a device that is there, got {name!r}: {reason}") from error

@@ -16,6 +16,7 @@ from fastdef.bench.figure import waterfall
 from fastdef.bench.growth import bench_growth
 from fastdef.bench.solvers import bench_solvers
 from fastdef.checkpoint import load, writing_aside
+from fastdef.cli._shared import DEFAULT_DEVICE, Device, check_device
 from fastdef.data import load_dataset
 from fastdef.defense import ActiveDefense
 from fastdef.demo.run import ASSETS
@@ -35,12 +36,12 @@ def defense(
     ratio: Annotated[float | None, typer.Option(help="calibrate the threshold to this part of the clean L_F")] = None,
     half: Annotated[str, typer.Option(help="none, float16 or bfloat16: one more contender")] = "bfloat16",
     growth: Annotated[bool, typer.Option(help="also cost by batch, image size and width")] = False,
-    device: Annotated[str, typer.Option()] = "cuda" if torch.cuda.is_available() else "cpu",
+    device: Device = DEFAULT_DEVICE,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
     figure: Annotated[Path | None, typer.Option(help="write the waterfall here, as PNG")] = None,
 ) -> None:
     """Active Defense from a paper's loop to ours, one technique at a time, on the same images in one run."""
-    dataset = load_dataset(data, "test", root=root).take(count).to(device)
+    dataset = load_dataset(data, "test", root=root).take(count).to(check_device(device))
     images = dataset.floats(0, len(dataset))
     subject = _subject(model, architecture, images.shape[1], len(dataset.classes), device)
     if beta is not None:
@@ -102,11 +103,11 @@ def solvers(
     data: Annotated[str, typer.Option(help="name of a data set")] = "fashion-mnist",
     root: Annotated[Path, typer.Option(help="folder that holds it; the shipped images if not given")] = ASSETS,
     count: Annotated[int, typer.Option(min=1, help="images")] = 256,
-    device: Annotated[str, typer.Option()] = "cuda" if torch.cuda.is_available() else "cpu",
+    device: Device = DEFAULT_DEVICE,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
 ) -> None:
     """What an accelerated descent saves and what it changes, beside Algorithm 1 as written."""
-    dataset = load_dataset(data, "test", root=root).take(count).to(device)
+    dataset = load_dataset(data, "test", root=root).take(count).to(check_device(device))
     defense = ActiveDefense.from_checkpoint(load(model or ASSETS / "smoothing.safetensors", device=device))
     found = bench_solvers(defense, dataset)
     table = Table(title=f"{found['images']} images of {found['data']}; {found['machine']['name']}")
@@ -136,7 +137,7 @@ def engine(
     root: Annotated[Path, typer.Option(help="folder that holds it; the shipped images if not given")] = ASSETS,
     batches: Annotated[str, typer.Option(help="batch sizes")] = "1,8,64",
     turns: Annotated[int, typer.Option(min=1, help="timed runs of each")] = 10,
-    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cuda" if torch.cuda.is_available() else "cpu",
+    device: Device = DEFAULT_DEVICE,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
 ) -> None:
     """Latency, rate, size and memory of the exported classifier in each engine that is here, against PyTorch."""
@@ -144,6 +145,7 @@ def engine(
     if not all(part.isascii() and part.isdigit() and int(part) for part in parts):
         raise ValueError(f"--batches needs sizes separated by commas, such as 1,8,64, got {batches!r}")
     sizes = tuple(int(part) for part in parts)
+    check_device(device)
     file = model or ASSETS / "smoothing.safetensors"
     dataset = load_dataset(data, "test", root=root).take(max(sizes))
     images = dataset.floats(0, len(dataset))

@@ -10,7 +10,7 @@ import typer
 from torch import Tensor
 
 from fastdef.checkpoint import load
-from fastdef.cli._shared import image_shape
+from fastdef.cli._shared import Device, check_device, image_shape
 from fastdef.data import load_images
 from fastdef.defense import ActiveDefense
 
@@ -24,10 +24,10 @@ def defend(
     max_steps: Annotated[int | None, typer.Option(min=1, help="steps an image may take")] = None,
     deadline: Annotated[float | None, typer.Option(min=0, help="seconds an image may take")] = None,
     compile: Annotated[bool, typer.Option(help="torch.compile the step; pays from some hundred images on")] = False,
-    device: Annotated[str, typer.Option()] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Classify image files behind the model's defense. Prints class, probability, steps and whether it converged."""
-    checkpoint = load(model, device=device)
+    checkpoint = load(model, device=check_device(device))
     options = {} if max_steps is None else {"max_steps": max_steps}
     defense = ActiveDefense.from_checkpoint(checkpoint, seed=seed, compile=compile, **options)
     channels, *plane = image_shape(checkpoint, size)

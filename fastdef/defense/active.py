@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastdef._check import check_images, check_positive
+from fastdef._check import check_count, check_images, check_positive
 from fastdef.checkpoint import Checkpoint
 from fastdef.defense.arguments import OnInvalid, check_budgets, check_ids, sound
 from fastdef.defense.engine import Engine, bucket_sizes
@@ -82,9 +82,10 @@ class ActiveDefense(nn.Module):
         deterministic: bool = False,
     ) -> None:
         super().__init__()
-        whole = {"max_steps": max_steps, "outer_loops": outer_loops, "slots": slots}
-        for name, value in {"sigma": sigma, "beta": beta, "delta": delta, **whole}.items():
+        for name, value in {"sigma": sigma, "beta": beta, "delta": delta}.items():
             check_positive(value, name=name, where="ActiveDefense")
+        for name, count in {"max_steps": max_steps, "outer_loops": outer_loops, "slots": slots}.items():
+            check_count(count, name=name, where="ActiveDefense")
         if dtype not in _DTYPES:
             raise ValueError(f"ActiveDefense needs dtype float32, float16 or bfloat16, got {dtype}")
         self.model = model

@@ -3,13 +3,16 @@
 import contextlib
 import io
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import typer.main
 from PIL import Image
+from torch import nn
 
 from fastdef.checkpoint import save
 from fastdef.cli import app, main
@@ -17,38 +20,36 @@ from fastdef.defense import ActiveDefense
 from fastdef.nn import architecture_of, build, parse_architecture
 from tests.fuzz.entrances import CLASSES, SHAPE, Entrance
 
+# Command lines that do their work, and what is said last: nothing takes hours, compiles, or opens a port.
+_TRAIN = ["--data", "any", "--root", "data", "--architecture", "wrn-10-1", "--out", "out"]
+_BRIEF = ["--epochs", "1", "--batch-size", "8", "--no-compile"]
+_MISSING = ["--model", "missing"]
 COMMANDS = (
-    ("evaluate",),
-    ("defend",),
-    ("calibrate",),
-    ("import",),
-    ("strengths",),
-    ("export",),
-    ("serve",),
-    ("demo",),
-    ("train", "smoothing"),
-    ("train", "afa"),
-    ("bench", "defense"),
-    ("bench", "solvers"),
-    ("bench", "engine"),
-    ("train",),
-    ("nonsense",),
-    (),
+    (
+        ["evaluate", "model.safetensors", "--data", "any", "--root", "data"],
+        ["--suite", "static", "--steps", "1", "--no-compile"],
+    ),
+    (
+        ["evaluate", "missing", "--data", "any", "--root", "data", "--suite", "honest", "--report", "out"],
+        ["--rows", "9"],
+    ),
+    (["defend", "model.safetensors", "data/test/a/0.png"], []),
+    (["calibrate", "model.safetensors", "--data", "any", "--root", "data"], ["--max-steps", "2"]),
+    (["import", "model.pt", "--architecture", "wrn-10-1", "--in-channels", "1", "--out", "result.json"], []),
+    (["strengths", "model.safetensors", "--data", "any", "--root", "data"], ["--steps", "1", "--eps", "0,8"]),
+    (["export", "model.safetensors", "--out", "out"], ["--data", "none", "--check"]),
+    (["serve", "model.safetensors"], ["--size", "0"]),
+    (["demo"], ["--count", "1"]),
+    (["train", "smoothing", *_TRAIN], _BRIEF),
+    (["train", "afa", *_TRAIN, "--branches", "2"], [*_BRIEF, "--fusing-epochs", "1"]),
+    (["bench", "defense", "--root", "data", "--data", "any"], _MISSING),
+    (["bench", "solvers", "--root", "data", "--data", "any"], _MISSING),
+    (["bench", "engine", "--root", "data", "--data", "any"], _MISSING),
+    (["train"], []),
+    (["nonsense"], []),
+    ([], []),
 )
-# Said last, so that nothing takes hours, compiles, or fetches from a network. The first five may do their work; the
-# others are kept from it by a file that is not there.
-_LAST = {
-    "evaluate": ["--suite", "static", "--steps", "1", "--limit", "1", "--no-compile"],
-    "defend": ["--max-steps", "2", "--no-compile"],
-    "calibrate": ["--max-steps", "2"],
-    "strengths": ["--steps", "1", "--limit", "1", "--eps", "0,8"],
-    "export": ["--data", "none", "--check"],
-    "train": ["--root", "empty", "--no-compile"],
-    "bench": ["--root", "empty"],
-    "demo": ["--count", "1"],
-}
-_MODELLESS = ("export", "serve", "bench")
-_NEVER = ("--download", "--compile", "--help", "--install-completion", "--show-completion")
+_NEVER = ("--download", "--compile")
 _VALUES = (
     *(
         "",
@@ -132,47 +133,51 @@ _VALUES = (
 
 
 def arguments(content: bytes) -> list[str]:
-    """A command line: of each byte pair an option and a value for it; a value of 255 is the text that follows."""
-    command = COMMANDS[content[0] % len(COMMANDS)] if content else ()
-    options, words = _options(command), list(command)
+    """A command line of the first byte's kind, which each further pair changes: where, and by what value."""
+    words, last = COMMANDS[content[0] % len(COMMANDS)] if content else COMMANDS[-1]
+    words, options = list(words), _options(words)
     place = 1
     while place + 1 < len(content) and len(words) < 40:
-        option, value = content[place], content[place + 1]
+        where, value = content[place], content[place + 1]
         place += 2
-        if value == 255:
+        if value == 255:  # the text that follows, of the next byte's length
             length = content[place] % 32 if place < len(content) else 0
             text = content[place + 1 : place + 1 + length].decode(errors="surrogateescape")
             place += 1 + length
         else:
             text = _VALUES[value % len(_VALUES)]
-        if option < 64 or not options:
-            words.append(text)  # an argument, or an option that there is not
-        elif option < 80:
-            words.append(options[option % len(options)])
+        if where < 32 and len(words) > 2:
+            words[1 + where % (len(words) - 1)] = text
+        elif where < 48 or not options:
+            words.append(text)
+        elif where < 64:
+            words.append(options[where % len(options)])
         else:
-            words += [options[option % len(options)], text]
-    name = command[0] if command else ""
-    words = [word for word in words if not word.startswith(_NEVER)]
-    if name in _MODELLESS:
-        words = [word.replace("model.safetensors", "missing") for word in words]
-    return words + _LAST.get(name, [])
+            words += [options[where % len(options)], text]
+    return [word for word in words if not word.startswith(_NEVER)] + last
 
 
-def _options(command: tuple[str, ...]) -> list[str]:
+def _options(words: list[str]) -> list[str]:
     found = typer.main.get_command(app)
-    for name in command:
-        found = getattr(found, "commands", {}).get(name)
+    for name in words:
+        if not hasattr(found, "commands"):
+            break
+        found = found.commands.get(name)
     return [name for option in getattr(found, "params", []) for name in option.opts if name.startswith("--")]
 
 
 def command_lines(folder: Path) -> Entrance:
     """Status 0, 1 or 2, one line for a refusal, and not a file outside the folder it is run in."""
-    _furnish(folder)
+    torch.manual_seed(0)
+    model = build(parse_architecture("wrn-10-1", in_channels=1)).eval()
+    tempfile.tempdir = str(folder / "temporary")
+    os.environ |= dict.fromkeys(("TORCHINDUCTOR_CACHE_DIR", "MPLCONFIGDIR"), tempfile.tempdir)
     written: list[str] = []
     sys.addaudithook(lambda event, given: written.append(os.fspath(given[0])) if _writes(event, given) else None)
 
     def enter(content: bytes) -> None:
         words = arguments(content)
+        _furnish(folder, model)
         written.clear()
         with contextlib.chdir(folder) if hasattr(contextlib, "chdir") else _at(folder):
             status, told = _run(words)
@@ -182,21 +187,23 @@ def command_lines(folder: Path) -> Entrance:
         assert sum(line.startswith("fastdef: ") for line in told.splitlines()) <= 1, (words, told)
         assert not outside, (words, outside)
 
-    seeds = [bytes([number, 100, 60, 130, 70, 20, 65]) for number in range(len(COMMANDS))]
-    return Entrance(tuple(seeds), enter)
+    return Entrance(tuple(bytes([number]) for number in range(len(COMMANDS))), enter)
 
 
-def _furnish(folder: Path) -> None:
-    """A data set of two images, a model for them, one of other code, and an empty folder."""
-    for name in "ab":
-        (folder / "data" / "test" / name).mkdir(parents=True, exist_ok=True)
-        pixels = torch.full(SHAPE[1:], 99, dtype=torch.uint8).numpy()
-        Image.fromarray(pixels).save(folder / "data" / "test" / name / "0.png")
-    (folder / "empty").mkdir(exist_ok=True)
-    torch.manual_seed(0)
-    model = build(parse_architecture("wrn-10-1", in_channels=1)).eval()
+def _furnish(folder: Path, model: nn.Module) -> None:
+    """Nothing but a data set of a few images, a model for them, one of other code, and an empty folder."""
+    for path in folder.iterdir():
+        if path.name != "data":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for split, count in (("train", 8), ("test", 1)) if not (folder / "data").is_dir() else ():
+        for name in "ab":
+            (folder / "data" / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = torch.full(SHAPE[1:], 20 * number + ord(name), dtype=torch.uint8).numpy()
+                Image.fromarray(pixels).save(folder / "data" / split / name / f"{number}.png")
+    for name in ("empty", "temporary"):
+        (folder / name).mkdir()
     defense = ActiveDefense(model, beta=3.0, max_steps=2, compile=False)
-    defense.calibrate(torch.rand(8, *SHAPE))
     described = {"architecture": architecture_of(model), "classes": CLASSES, "training": {"shape": list(SHAPE)}}
     save(folder / "model.safetensors", model, defense=defense.config(), **described)
     torch.save(model.state_dict(), folder / "model.pt")
@@ -238,4 +245,4 @@ def _writes(event: str, given: tuple[object, ...]) -> bool:
 
 
 def _inside(path: str, folder: Path) -> bool:
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+    return path == os.devnull or Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))

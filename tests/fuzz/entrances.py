@@ -161,6 +161,23 @@ def model_headers(folder: Path) -> Entrance:
     return Entrance((content[:end],), lambda header: whole.enter(header + content[end:]))
 
 
+def model_configurations(folder: Path) -> Entrance:
+    """The JSON in a model file's header."""
+    from safetensors.torch import load as tensors_of
+    from safetensors.torch import save as serialize
+
+    whole = models(folder)
+    (content,) = whole.sound
+    tensors = tensors_of(content)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    ((key, text),) = header["__metadata__"].items()
+
+    def enter(content: bytes) -> None:
+        whole.enter(serialize(tensors, metadata={key: content.decode(errors="replace")}))
+
+    return Entrance((text.encode(),), enter)
+
+
 def foreign(folder: Path) -> Entrance:
     """Checkpoints of other code: pickles, of which nothing is executed."""
     path, model = folder / "model.pt", _model()

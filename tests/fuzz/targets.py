@@ -23,6 +23,7 @@ ENTRANCES: dict[str, Callable[[Path], Entrance]] = {
         entrances.parquet,
         entrances.models,
         entrances.model_headers,
+        entrances.model_configurations,
         entrances.foreign,
         entrances.manifests,
         entrances.onnx_classifier,

@@ -1,5 +1,8 @@
 """Whatever comes in: an answer that is right, or one line that says what is wrong. Never another exception."""
 
+import copy
+import json
+
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -69,6 +72,53 @@ def test_spoilt_bytes(apart):
     @given(st.sampled_from(sound), edits)
     def enter(content, changes):
         apart.check(spoilt(content, changes))
+
+    enter()
+
+
+# Of every kind that JSON has, and some that only Python's has.
+values = st.one_of(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    st.sampled_from([0, -1, 1, 2**31, 10**400, 1.5, "", "\ud800", "../x", [], {}, [1, 12, 12], {"name": 1}]),
+)
+
+
+def places(tree, way=()):
+    """Every way down a tree of JSON."""
+    yield way
+    children = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, child in children:
+        yield from places(child, (*way, key))
+
+
+def replanted(content, changes):
+    """A tree of JSON with values replaced, and where there is none left, cut off."""
+    tree = {"root": json.loads(content)}
+    for where, value in changes:
+        ways = list(places(tree["root"], ("root",)))
+        *way, last = ways[int(where * len(ways))]
+        branch = tree
+        for key in way:
+            branch = branch[key]
+        if value is ...:
+            branch.pop(last)
+        else:
+            branch[last] = copy.deepcopy(value)
+        tree.setdefault("root", None)
+    return json.dumps(tree["root"]).encode()
+
+
+@pytest.mark.parametrize(
+    "apart",
+    ["model_configurations", "manifests", pytest.param("onnx_descriptions", marks=pytest.mark.slow)],
+    indirect=True,
+)
+def test_descriptions_of_other_shapes_and_types(apart):
+    (sound,) = apart.sound()
+
+    @given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.just(...) | values), min_size=1, max_size=3))
+    def enter(changes):
+        apart.check(replanted(sound, changes))
 
     enter()
 
