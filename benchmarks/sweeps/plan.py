@@ -104,7 +104,7 @@ def shipped(epochs: int = 10) -> tuple[Training, ...]:
     twin = Training("shipped, standard", "wrn-10-2", delta=0, epochs=epochs)
     file = ASSETS / "smoothing.safetensors"
     model = replace(twin, name="shipped", delta=0.02, twin=twin.name, variants=True, file=file)
-    option = replace(twin, name="shipped, normalized", delta=0.4, features="normalized", twin=twin.name)
+    option = replace(model, name="shipped, normalized", delta=0.4, features="normalized", file=None)
     return model, twin, option
 
 
