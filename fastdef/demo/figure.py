@@ -33,9 +33,9 @@ def draw(demo: Demo, path: Path) -> None:
             features = _feature_maps(demo, stages)
             for row, (image, feature) in enumerate(zip(stages, features, strict=True)):
                 left, right = axes[row, 4 * number + 2 * attacked], axes[row, 4 * number + 2 * attacked + 1]
-                left.imshow(image[0], cmap="gray", vmin=0, vmax=1)
+                left.imshow(image[0].numpy(force=True), cmap="gray", vmin=0, vmax=1)
                 left.set_xlabel(_class(demo, image), fontsize=7)
-                right.imshow(feature, cmap="viridis")
+                right.imshow(feature.numpy(force=True), cmap="viridis")
                 if row == 0:
                     left.set_title("attacked" if attacked else "clean", fontsize=8)
                     right.set_title("features", fontsize=8)
