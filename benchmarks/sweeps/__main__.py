@@ -27,7 +27,9 @@ def main(
     data: Annotated[str, typer.Option(help="cifar10 or fashion-mnist; any other of the package too")] = "cifar10",
     preset: Annotated[str, typer.Option(help="cpu: an hour on one core; gpu: WRN-28-10, hours")] = "cpu",
     minutes: Annotated[float | None, typer.Option(help="stop after as many; the same call goes on")] = None,
-    only: Annotated[str | None, typer.Option(help="names of the plan's points, separated by semicolons")] = None,
+    only: Annotated[
+        str | None, typer.Option(help="names of the plan's points to go through, separated by semicolons")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="other than the preset's, of every training")] = None,
     train_limit: Annotated[int | None, typer.Option(help="training images, other than the preset's")] = None,
     limit: Annotated[int | None, typer.Option(help="test images, other than the preset's")] = None,
@@ -40,25 +42,22 @@ def main(
     plan = PRESETS[preset]
     if data == "fashion-mnist":
         plan = replace(plan, trainings=(*plan.trainings, *shipped()))
-    if only is not None:
-        names, known = only.split(";"), {training.name: training for training in plan.trainings}
-        if not set(names) <= set(known):
-            raise SystemExit(f"sweeps needs names among {'; '.join(known)}, got {only!r}")
-        plan = replace(plan, trainings=tuple(known[name] for name in names))
     given = {"epochs": epochs, "images": train_limit}
     changed = {name: value for name, value in given.items() if value is not None}
-    plan = replace(plan, trainings=tuple(replace(training, **changed) for training in plan.trainings))
+    trainings = {training.name: replace(training, **changed) for training in plan.trainings}
+    names = list(trainings) if only is None else only.split(";")
+    if not set(names) <= set(trainings):
+        raise SystemExit(f"sweeps needs names among {'; '.join(trainings)}, got {only!r}")
+    plan = replace(plan, trainings=tuple(trainings[name] for name in names))
     if limit is not None:
         plan = replace(plan, limit=limit, aware=min(limit, plan.aware))
     done = run(stages(plan, out, data=["--data", data, "--root", str(root)], device=device), out, minutes=minutes)
-    points = [
-        Point.read(training, point(out, training)) for training in plan.trainings if point(out, training).is_file()
-    ]
+    points = [Point.read(one, path) for one in trainings.values() if (path := point(out, one)).is_file()]
     if points:
         write_report(points, out)
         print((out / "table.md").read_text())
     if not done:
-        print(f"{len(points)} of {len(plan.trainings)} points; the same command goes on")
+        print(f"{len(points)} of {len(trainings)} points; the same command goes on")
 
 
 if __name__ == "__main__":
