@@ -139,8 +139,35 @@ def agreement() -> str:
     return _table(["steps equal / images within 1e-5", *heads], rows)
 
 
+def sweep() -> str:
+    """The shipped model and its twins: the defense beside noise alone, and beside a blur of the same distance."""
+    points = _read("sweep-smoothing/points.json")
+    chosen = {
+        "shipped": {
+            "undefended": "undefended",
+            "noise alone": "noise",
+            "a blur that changes as much": "blur",
+            "**Active Defense**": "defended",
+        },
+        "shipped, standard": {
+            "trained without the loss: noise alone": "noise",
+            "trained without the loss: Active Defense": "defended",
+        },
+        "shipped, normalized": {
+            "`--features normalized`: noise alone": "noise",
+            "the same: Active Defense": "defended",
+        },
+    }
+    rows = [
+        [name, *(f"{points[point]['rows'][row][images]['mean']:.1%}" for images in ("clean", "PGD-20", "aware"))]
+        for point, names in chosen.items()
+        for name, row in names.items()
+    ]
+    return _table(["WRN-10-2, all of Fashion-MNIST, 10 epochs", "clean", "does not know: PGD-20", "knows"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
-    table.__name__: table for table in (honest, strengths, training, engine, defense, solvers, agreement)
+    table.__name__: table for table in (honest, strengths, training, engine, defense, solvers, agreement, sweep)
 }
 
 
