@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import fastdef
-from fastdef.cli._ranks import LOST, joined, speaks_first
+from fastdef.cli._ranks import LOST, joined, tell
 from fastdef.cli.bench import defense, engine, solvers
 from fastdef.cli.calibrate import calibrate
 from fastdef.cli.defend import defend
@@ -66,6 +66,5 @@ def main() -> None:
 
 
 def _end(reason: str, status: int) -> None:
-    if speaks_first():
-        sys.stderr.write(f"fastdef: {reason}\n")
+    tell(reason, sys.stderr.write)
     sys.exit(status)

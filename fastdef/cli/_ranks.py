@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -52,10 +52,22 @@ def joined() -> Iterator[None]:
         raise
 
 
-def speaks_first() -> bool:
-    """Whether no other process of the run has told yet how it ends."""
+def tell(reason: str, write: Callable[[str], object]) -> None:
+    """Write one line on how the run ends, unless another process tells it; whoever does has written on return."""
+    line = f"fastdef: {reason}\n"
     if _voice is None:
-        return True
+        write(line)
+        return
+    with contextlib.suppress(RuntimeError):  # whoever keeps the store may be gone
+        if not _speaks_first():
+            # A process that ends has the others killed, and the first may still be about to write.
+            _voice.wait(["written"], _PATIENCE)
+            return
+        write(line)
+        _voice.set("written", "")
+
+
+def _speaks_first() -> bool:
     try:
         return _voice.add("told", 1) == 1
     except RuntimeError:  # whoever keeps the store is gone
@@ -86,7 +98,8 @@ def _end_after_first(rank: int) -> None:
     """A process that ends with a status other than 0 has the others killed: the first has said all it has to before."""
     with contextlib.suppress(RuntimeError):
         if rank == 0:
-            speaks_first()
+            _speaks_first()
+            _voice.set("written", "")
             _voice.set("ended", "")
         else:
             _voice.wait(["ended"], _PATIENCE)
@@ -107,8 +120,7 @@ def _tell_when_terminated() -> None:
         with written:  # which also keeps it open
             while signal.SIGTERM not in numbers.recv(64):
                 pass
-            if speaks_first():
-                os.write(2, f"fastdef: {LOST}\n".encode())
+            tell(LOST, lambda line: os.write(2, line.encode()))  # past what may be silenced
             os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
