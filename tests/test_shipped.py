@@ -25,6 +25,7 @@ def agreement(dtype):
     return Agreement.of(ours(subject, dtype, slots=64), naive(subject, dtype, batch=32))
 
 
+@pytest.mark.slow  # the naive loop in double precision, to its last step; test_references.py has the short form
 def test_the_naive_loop_and_ours_agree_on_real_images():
     found = agreement(torch.float64)
 
@@ -33,6 +34,7 @@ def test_the_naive_loop_and_ours_agree_on_real_images():
     assert found.largest <= 1e-5
 
 
+@pytest.mark.slow
 def test_in_single_precision_they_part_only_where_a_sign_flips():
     """Two roundings of one feature that lies at the mean give it two signs, and its step is finite."""
     found = agreement(torch.float32)
