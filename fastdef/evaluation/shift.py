@@ -47,7 +47,8 @@ class Watch:
             else:
                 logits = self._model(images)
             features = tapped.features.double()
-        self._sums.append(torch.stack([features.sum((0, 2, 3)), features.square().sum((0, 2, 3))]))
+        others = [dim for dim in range(features.ndim) if dim != 1]  # none but the images, of a layer without a plane
+        self._sums.append(torch.stack([features.sum(others), features.square().sum(others)]))
         self._values += features.numel() // features.shape[1]
         return logits
 

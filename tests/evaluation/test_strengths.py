@@ -80,6 +80,16 @@ def test_channels_and_weights_are_followed_over_the_strengths():
     assert evaluate_strengths(plain(), dataset, strengths=EPS, steps=2).shifts[0].w1 is None
 
 
+def test_the_channels_of_a_layer_without_a_plane_are_followed_too():
+    model, dataset = plain().eval(), data()
+
+    found = evaluate_strengths(model, dataset, strengths=EPS, steps=1, layer="fc")
+
+    with torch.no_grad():
+        logits = model(dataset.floats(0, len(dataset))).double()
+    torch.testing.assert_close(torch.tensor(found.shifts[0].mean).double(), logits.mean(0), rtol=1e-5, atol=1e-6)
+
+
 def test_the_adaptive_attack_counts_the_images_that_stand_all_seven():
     found = evaluate_strengths(convert_to_afa(branched()), data(), strengths=EPS, steps=2).strongest
 

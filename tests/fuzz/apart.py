@@ -6,10 +6,11 @@ import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from tests.fuzz import targets
+from tests.fuzz import catalogue
+from tests.fuzz.entrances import check
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload([targets.__name__])
+_CONTEXT.set_forkserver_preload([catalogue.__name__])
 _SECONDS = 60  # an input may take
 _TO_BEGIN = 300  # seconds
 _MEMORY = 16 << 30  # addresses, of which torch's libraries take some
@@ -76,9 +77,9 @@ def _serve(name: str, folder: Path, pipe: Connection) -> None:
     import torch
 
     torch.set_num_threads(1)
-    entrance = targets.ENTRANCES[name](folder)
+    entrance = catalogue.ENTRANCES[name](folder)
     for content in entrance.sound:
-        assert targets.check(entrance, content) or name == "command_lines", "a sound input was refused"
+        assert check(entrance, content) or name == "command_lines", "a sound input was refused"
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     pipe.send(entrance.sound)
     while True:
@@ -87,6 +88,6 @@ def _serve(name: str, folder: Path, pipe: Connection) -> None:
         except EOFError:
             return
         try:
-            pipe.send((targets.check(entrance, content), ""))
+            pipe.send((check(entrance, content), ""))
         except Exception:  # whatever it is, it is no refusal
             pipe.send((False, traceback.format_exc()))

@@ -6,40 +6,22 @@ or raises anything but a ValueError of one line, and leaves that input in ``buil
 
 import subprocess
 import sys
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from tests.fuzz import command, entrances
-from tests.fuzz.entrances import Entrance, check
-
-ENTRANCES: dict[str, Callable[[Path], Entrance]] = {
-    made.__name__: made
-    for made in (
-        entrances.image_batches,
-        entrances.images,
-        entrances.idx_images,
-        entrances.idx_labels,
-        entrances.parquet,
-        entrances.models,
-        entrances.model_headers,
-        entrances.model_configurations,
-        entrances.foreign,
-        entrances.manifests,
-        entrances.onnx_classifier,
-        entrances.onnx_step,
-        entrances.onnx_defended,
-        entrances.onnx_descriptions,
-        command.command_lines,
-    )
-}
-_LIMITS = ["-timeout=60", "-rss_limit_mb=8192", "-print_final_stats=1"]
+_FOLLOWED = ["fastdef", "tests.fuzz", "PIL", "torch._weights_only_unpickler"]  # Python that takes bytes apart
+_LIMITS = ["-len_control=0", "-timeout=60", "-rss_limit_mb=8192", "-print_final_stats=1"]
 
 
 def fuzz(name: str, options: list[str]) -> None:
     """Fuzz one entrance in this process, which ends with it."""
     import atheris
-    import torch
+
+    with atheris.instrument_imports(include=_FOLLOWED):
+        import torch
+
+        from tests.fuzz.catalogue import ENTRANCES
+        from tests.fuzz.entrances import check
 
     torch.set_num_threads(1)
     folder = Path("build/fuzz").resolve() / name
@@ -48,7 +30,7 @@ def fuzz(name: str, options: list[str]) -> None:
     entrance = ENTRANCES[name](folder / "files")
     for number, content in enumerate(entrance.sound):
         (folder / "corpus" / f"sound-{number}").write_bytes(content)
-    longest = 2 * max(map(len, entrance.sound))
+    longest = max(64, 2 * max(map(len, entrance.sound)))
     given = [f"-artifact_prefix={folder}/", f"-max_len={longest}", *_LIMITS, *options, str(folder / "corpus")]
     atheris.Setup([name, *given], lambda content: check(entrance, content) and None)
     atheris.Fuzz()
@@ -63,6 +45,8 @@ def main(arguments: list[str]) -> int:
     names = [argument for argument in arguments if not argument.startswith("-")]
     if len(names) == 1:
         fuzz(names[0], options)
+    from tests.fuzz.catalogue import ENTRANCES  # not before the one above, which follows it
+
     called = [[sys.executable, "-m", __spec__.name, name, *options] for name in names or ENTRANCES]
     return int(any([subprocess.run(words).returncode for words in called]))
 

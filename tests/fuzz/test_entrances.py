@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from fastdef._check import check_images
 from tests.fuzz.apart import Apart
+from tests.fuzz.catalogue import ENTRANCES
 from tests.fuzz.entrances import Entrance, check
-from tests.fuzz.targets import ENTRANCES
 
 SLOW = ("onnx_step", "onnx_defended", "onnx_descriptions")  # their export takes most of a minute
 
