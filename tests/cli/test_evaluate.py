@@ -90,4 +90,4 @@ def test_refusals_of_the_honest_suite_are_one_line(refuse, model_file, data, tmp
     assert "--report folder" in refuse(*arguments, "--resume")
     assert "--dtype needs one of" in refuse(*arguments, "--dtype", "int8")
     assert "no such file" in refuse(*arguments, "--surrogate", tmp_path / "none.safetensors").lower()
-    assert "none in" in refuse("evaluate", tmp_path, *data, "--suite", "honest")
+    assert "there is no" in refuse("evaluate", tmp_path, *data, "--suite", "honest")
