@@ -56,11 +56,10 @@ def read_description(text: str, *, source: Path) -> dict[str, Any]:
         channels, height, width = shape
         for name, size in {"channels": channels, "height": height, "width": width}.items():
             check_count(size, name=name, where="an image")
-        if defense is not None:
-            for name in ("sigma", "delta"):
-                check_positive(defense[name], name=name, where="a defense")
-            for name in ("max_steps", "outer_loops"):
-                check_count(defense[name], name=name, where="a defense")
+        for name in ("sigma", "delta"):
+            check_positive(defense[name], name=name, where="a defense")
+        for name in ("max_steps", "outer_loops"):
+            check_count(defense[name], name=name, where="a defense")
     except (KeyError, TypeError, IndexError, RecursionError, ValueError) as error:
         raise ValueError(f"{source} does not describe a defended classifier: {' '.join(str(error).split())}") from error
     return described
