@@ -64,7 +64,8 @@ def streamed(name: str, **options) -> Outcome:
     """As :func:`defended`, one image after the other."""
     checkpoint, images = subject(name)
     defense = ActiveDefense.from_checkpoint(checkpoint, slots=8, seed=3, compile=False, **options)
-    found = list(defense.stream(iter(images)))
+    with on_threads(1):
+        found = list(defense.stream(iter(images)))
     return {
         "images": torch.stack([answer.image for answer in found]),
         "logits": torch.stack([answer.logits for answer in found]),
