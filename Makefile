@@ -1,6 +1,8 @@
 # Everything works from a bare machine with Python >= 3.10; the first target to run makes .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+# Most tests keep one core busy: a process for each core, of one thread each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 8
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test test-slow fuzz lint audit clean
@@ -10,13 +12,13 @@ demo: .venv/.core
 	$(BIN)/fastdef demo --json build/demo.json --figure build/demo.png
 
 test: .venv/.dev
-	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+	$(PYTEST) --dist loadfile -m "not slow and not gpu"
 
 test-slow: .venv/.dev
-	$(BIN)/python -m pytest -q -m "slow and not gpu"
+	$(PYTEST) --dist loadfile -m "slow and not gpu"
 
 fuzz: .venv/.fuzz
-	$(BIN)/python -m pytest -q tests/fuzz --hypothesis-profile nightly
+	$(PYTEST) --dist worksteal tests/fuzz --hypothesis-profile nightly
 	$(BIN)/python -m tests.fuzz.targets -runs=10000
 
 lint: .venv/.dev

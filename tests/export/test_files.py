@@ -28,6 +28,8 @@ def test_the_exported_files_answer_as_pytorch_does_part_by_part_and_whole(checkp
 
     assert all(finding.holds for finding in found), "; ".join(map(str, found))
     assert [finding.name for finding in found][-2:] == ["defended.onnx", "step.onnx, driven"]
+    assert found[-3].name == "noised.onnx in double precision, 8 of them"
+    assert found[-3].probabilities_apart < 1e-6
     assert found[-1].steps_equal == found[-2].steps_equal == 1
 
 
@@ -40,6 +42,16 @@ def test_the_first_part_that_differs_is_named(checkpoint, folder, images):
     failing = [finding.name for finding in found if not finding.holds]
     assert failing[0] == "step.onnx: images_out, over a step"
     assert found[0].holds
+
+
+def test_a_file_whose_steps_are_a_little_long_is_told_from_rounding(checkpoint, folder, images):
+    defense = {**checkpoint.defense, "beta": checkpoint.defense["beta"] / 1.005}
+    other = Checkpoint(checkpoint.model, checkpoint.architecture, checkpoint.classes, defense, None)
+
+    found = check_parity(other, folder, images)
+
+    failing = [finding.name for finding in found if not finding.holds]
+    assert failing[0] == "noised.onnx in double precision, 8 of them: smoothed images"
 
 
 def test_the_noise_may_be_given_instead(checkpoint, folder, images):
@@ -203,7 +215,7 @@ def test_a_bfloat16_file_says_nearly_the_same_and_onnx_runtime_on_a_cpu_refuses_
         load_engine(tmp_path)
 
 
-@pytest.mark.parametrize("placement", ["shared", "layerwise"])
+@pytest.mark.parametrize("placement", ["shared", pytest.param("layerwise", marks=pytest.mark.slow)])
 def test_an_afa_model_is_one_file_with_its_active_defense_or_without(placement, images, tmp_path):
     model = convert_to_multi_bn(build(parse_architecture("wrn-10-1", num_classes=3, in_channels=1)), 2)
     with torch.no_grad():

@@ -28,7 +28,8 @@ def test_every_file_parses_and_builds_the_loop_and_all(copied):
         assert told["inputs"] == manifest["files"][f"{path.stem}.onnx"]["inputs"]
 
 
-@pytest.mark.parametrize("dtype", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_networks_of_half_precision_build_too(checkpoint, tmp_path, dtype):
     export_onnx(checkpoint, tmp_path, shape=(1, 12, 12), dtype=getattr(torch, dtype))
 
