@@ -91,11 +91,10 @@ class OnnxSession:
         kept = {name: value.to(device).contiguous() for name, value in given.items()}  # a binding holds addresses alone
         made = {
             output.name: torch.empty(
-                [d if isinstance(d, int) else batch for d in output.shape], dtype=_ONNX[output.type]
+                [d if isinstance(d, int) else batch for d in output.shape], dtype=_ONNX[output.type], device=device
             )
             for output in self._session.get_outputs()
         }
-        made = {name: value.to(device) for name, value in made.items()}
         binding = self._session.io_binding()
         for bind, tensors in ((binding.bind_input, kept), (binding.bind_output, made)):
             for name, value in tensors.items():

@@ -195,7 +195,7 @@ def test_the_noise_is_bitwise_the_same_on_a_gpu():
 @pytest.mark.parametrize("compile", [False, True])
 @pytest.mark.parametrize("ask", [None, again, backwards, in_company])
 def test_a_gpu_answers_as_the_cpu_to_rounding(ask, compile):
-    with torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         found = defended("shipped", ask, device="cuda", compile=compile)
 
     to(SINGLE, found, defended("shipped"))

@@ -14,7 +14,10 @@ import torch
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Command, date, device, threads and versions, to stand beside every figure."""
+    """Command, date, device, threads, versions, and on CUDA whether float32 convolutions compute in TF32 (the default).
+
+    To stand beside every figure.
+    """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu()
     return {
         "command": shlex.join(_from_here(part) for part in sys.orig_argv),
@@ -25,6 +28,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
+        "tf32": torch.backends.cudnn.allow_tf32 if device.type == "cuda" else False,
     }
 
 

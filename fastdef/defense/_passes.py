@@ -33,12 +33,18 @@ def eval_batch_norm(
     return x * scale.view(shape) + shift.view(shape), x.new_empty(0), x.new_empty(0)
 
 
+def cudnn_batch_norm(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same as cuDNN's variant returns it: with a reserve, which only training fills."""
+    y, mean, invstd = eval_batch_norm(*args)
+    return y, mean, invstd, y.new_empty(0, dtype=torch.uint8)
+
+
 Table = dict[Any, Callable[..., Any]]
 
 BATCH_NORM_TABLE: Table = {
     aten._native_batch_norm_legit_no_training.default: eval_batch_norm,
     aten.native_batch_norm.default: eval_batch_norm,
-    aten.cudnn_batch_norm.default: eval_batch_norm,
+    aten.cudnn_batch_norm.default: cudnn_batch_norm,
     aten.miopen_batch_norm.default: eval_batch_norm,
 }
 

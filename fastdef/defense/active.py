@@ -18,7 +18,7 @@ from fastdef.defense.pipeline import Answer, Request, deadline_after
 from fastdef.defense.results import Defended, Smoothed
 from fastdef.defense.runner import answers
 from fastdef.defense.scheduler import Start, Tally, run
-from fastdef.defense.slots import MaskedStep, Slots
+from fastdef.defense.slots import MaskedStep, Slots, sent
 from fastdef.defense.solvers import Gradient, Solver
 from fastdef.nn import prefix
 from fastdef.ops import smoothing_loss
@@ -307,7 +307,7 @@ class ActiveDefense(nn.Module):
 
     def noise(self, ids: Tensor, loop: int, like: Tensor) -> Tensor:
         """(N, C, H, W) noise of an outer loop for images like ``like``, by their (N,) ids."""
-        ids = ids.to(like.device)
+        ids = sent(ids, like.device)
         return uniform_noise(ids, torch.full_like(ids, loop), like.shape[1:], seed=self.seed, sigma=self.sigma)
 
     def halve_slots(self) -> None:

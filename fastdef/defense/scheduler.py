@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastdef.defense.slots import Slots
+from fastdef.defense.slots import Slots, sent
 
 
 @dataclass(frozen=True)
@@ -172,5 +172,5 @@ class _Flight:
             if start.deadline is not None:
                 self._deadlines[start.key] = start.deadline
         images = torch.stack([start.image for start in entering])
-        limits = torch.tensor([start.limit for start in entering], dtype=torch.int32, device=images.device)
+        limits = sent(torch.tensor([start.limit for start in entering], dtype=torch.int32), images.device)
         slots.put(free, [start.key for start in entering], images, torch.zeros_like(limits), limits)

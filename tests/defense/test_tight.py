@@ -3,6 +3,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from fastdef.defense._passes import BATCH_NORM_TABLE
 from fastdef.defense.tight import tight_step
 from fastdef.nn import (
     Normalize,
@@ -232,6 +233,20 @@ def test_the_graph_takes_other_batches_than_it_was_traced_with(name):
         expected, gradient, features = autograd_step(network, images)
         torch.testing.assert_close(loss, expected)
         assert (direction / features - gradient).norm() < 1e-5 * gradient.norm()
+
+
+@pytest.mark.parametrize("variant", BATCH_NORM_TABLE, ids=str)
+def test_every_device_s_batch_norm_is_replaced_by_as_many_tensors_as_it_returns(variant):
+    settings = {"training": False, "momentum": 0.1, "exponential_average_factor": 0.1, "eps": 1e-5, "epsilon": 1e-5}
+    given = [settings.get(argument.name) for argument in variant._schema.arguments][5:]
+    norm = torch.nn.BatchNorm2d(3).eval()
+    norm.running_mean.uniform_(), norm.running_var.uniform_(1, 2)
+    x = torch.rand(2, 3, 4, 4)
+
+    y, *rest = BATCH_NORM_TABLE[variant](x, norm.weight, norm.bias, norm.running_mean, norm.running_var, *given)
+
+    torch.testing.assert_close(y, norm(x))
+    assert 1 + len(rest) == len(variant._schema.returns)
 
 
 def test_on_a_gpu_the_graph_stays_there_and_asks_for_our_kernels():

@@ -158,6 +158,7 @@ def test_a_random_module_that_does_not_say_so_is_refused(model, dataset, tiny):
 
 @pytest.mark.gpu
 def test_it_runs_on_a_gpu(model, dataset, tiny):
+    pytest.importorskip("pyautoattack", reason="needs pyautoattack")
     moved = copy.deepcopy(model).cuda()
     defense = fastdef.ActiveDefense(moved, beta=3.0, max_steps=6)
     defense.calibrate(dataset.floats(0, 8).cuda(), ratio=1.0)
