@@ -11,6 +11,20 @@ from fastdef.defense.scheduler import Start, Tally, run
 from fastdef.defense.slots import GraphedSlots, Slots, steps_a_look
 
 
+class Arrival:
+    """An event after a copy to the host, whose target holds nothing of use until it was waited for."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def record(self):
+        self.sent = self.target.clone()
+        self.target.fill_(torch.nan)
+
+    def synchronize(self):
+        self.target.copy_(self.sent)
+
+
 class Replayed(GraphedSlots):
     """Replays by running, on the CPU."""
 
@@ -31,11 +45,11 @@ class Replayed(GraphedSlots):
 @pytest.fixture
 def replayed(monkeypatch):
     """Slots of a size that take so many steps a look."""
-    event = SimpleNamespace(record=lambda: None, synchronize=lambda: None)
-    monkeypatch.setattr(torch.cuda, "Event", lambda: event)
+    monkeypatch.setattr(torch.cuda, "Event", lambda: None)
 
     def make(size, every):
         slots = Replayed(step, torch.zeros(size, 1, 2, 2))
+        slots._arrived = [Arrival(report) for report in slots._reports]
         slots.every = every
         slots.clear(0.5)
         return slots
