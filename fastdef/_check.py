@@ -64,7 +64,7 @@ def check_positive(value: float, *, name: str, where: str) -> None:
     Raises:
         ValueError: naming the parameter and what came instead.
     """
-    if not isinstance(value, Real) or not 0 < value <= sys.float_info.max:  # NaN is neither
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value <= sys.float_info.max:  # NaN is neither
         raise ValueError(f"{where} needs {name} > 0, got {value!r:.80}")
 
 
@@ -74,5 +74,5 @@ def check_count(value: int, *, name: str, where: str) -> None:
     Raises:
         ValueError: naming the parameter and what came instead.
     """
-    if not isinstance(value, Integral) or not 1 <= value < 2**31:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= value < 2**31:
         raise ValueError(f"{where} needs {name} > 0 and whole, got {value!r:.80}")

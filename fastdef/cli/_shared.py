@@ -15,6 +15,7 @@ Download = Annotated[bool, typer.Option(help="fetch it from the hub")]
 Limit = Annotated[int | None, typer.Option(min=1, help="first images only")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 
+_LARGEST = 8192  # pixels a side
 DEFAULT_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -37,12 +38,18 @@ def image_shape(checkpoint: Checkpoint, size: int | None) -> tuple[int, int, int
     """(C, H, W) of the images that a model takes: of ``size``, or as its file says.
 
     Raises:
-        ValueError: if neither says.
+        ValueError: if neither says, or what they say is no size of an image.
     """
     channels = checkpoint.architecture["in_channels"]
     if size is not None:
+        if not 1 <= size <= _LARGEST:
+            raise ValueError(f"--size needs to be from 1 to {_LARGEST} pixels, got {str(size):.40}")
         return channels, size, size
     stored = (checkpoint.training or {}).get("shape")
-    if not isinstance(stored, list) or len(stored) != 3 or not all(isinstance(n, int) and n > 0 for n in stored):
+    if (
+        not isinstance(stored, list)
+        or len(stored) != 3
+        or not all(isinstance(n, int) and 1 <= n <= _LARGEST for n in stored)
+    ):
         raise ValueError("--size is needed, because the model file does not say what images it was trained on")
     return channels, stored[1], stored[2]

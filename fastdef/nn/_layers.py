@@ -18,7 +18,7 @@ def find_layer(model: nn.Module, layer: str, *, where: str) -> nn.Module:
         ValueError: listing the nearest names and those at the top level.
     """
     names = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
-    if layer in names:
+    if isinstance(layer, str) and layer in names:  # a file may name it by anything
         return names[layer]
     near = difflib.get_close_matches(str(layer), names, n=3)
     top = ", ".join(name for name, _ in model.named_children())

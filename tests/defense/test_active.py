@@ -267,11 +267,14 @@ def test_bad_images_are_refused(model, bad, message):
     ("options", "message"),
     [
         ({"layer": "block9"}, "block9"),
+        ({"layer": ["block1"]}, "a layer of WideResNet, got \\['block1'\\]"),
         ({"sigma": -1.0}, "sigma > 0"),
         ({"delta": 0.0}, "delta > 0"),
         ({"beta": float("nan")}, "beta > 0"),
         ({"max_steps": 0}, "max_steps > 0"),
+        ({"sigma": True}, "sigma > 0, got True"),
         ({"slots": 0}, "slots > 0"),
+        ({"outer_loops": True}, "outer_loops > 0 and whole, got True"),
         ({"dtype": torch.int8}, "dtype float32, float16 or bfloat16"),
     ],
 )
