@@ -14,8 +14,9 @@ Root = Annotated[Path | None, typer.Option(help="folder that holds it")]
 Download = Annotated[bool, typer.Option(help="fetch it from the hub")]
 Limit = Annotated[int | None, typer.Option(min=1, help="first images only")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
-
 _LARGEST = 8192  # pixels a side
+Size = Annotated[int | None, typer.Option(min=1, max=_LARGEST, help="height and width; the model's own if it says")]
+
 DEFAULT_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -38,12 +39,10 @@ def image_shape(checkpoint: Checkpoint, size: int | None) -> tuple[int, int, int
     """(C, H, W) of the images that a model takes: of ``size``, or as its file says.
 
     Raises:
-        ValueError: if neither says, or what they say is no size of an image.
+        ValueError: if neither says.
     """
     channels = checkpoint.architecture["in_channels"]
     if size is not None:
-        if not 1 <= size <= _LARGEST:
-            raise ValueError(f"--size needs to be from 1 to {_LARGEST} pixels, got {str(size):.40}")
         return channels, size, size
     stored = (checkpoint.training or {}).get("shape")
     if (

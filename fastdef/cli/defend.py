@@ -10,7 +10,7 @@ import typer
 from torch import Tensor
 
 from fastdef.checkpoint import load
-from fastdef.cli._shared import Device, check_device, image_shape
+from fastdef.cli._shared import Device, Size, check_device, image_shape
 from fastdef.data import load_images
 from fastdef.defense import ActiveDefense
 
@@ -18,7 +18,7 @@ from fastdef.defense import ActiveDefense
 def defend(
     model: Annotated[Path, typer.Argument(help="a model file with an active defense")],
     images: Annotated[list[Path], typer.Argument(help="PNG or JPEG files, or folders of them")],
-    size: Annotated[int | None, typer.Option(min=1, help="height and width; the model file's own if it says")] = None,
+    size: Size = None,
     resize: Annotated[bool, typer.Option("--resize", help="scale images of another size")] = False,
     seed: Annotated[int | None, typer.Option(help="of the noise; drawn from the system if not given")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="steps an image may take")] = None,

@@ -7,7 +7,7 @@ import torch
 import typer
 
 from fastdef.checkpoint import Checkpoint, load
-from fastdef.cli._shared import image_shape
+from fastdef.cli._shared import Size, image_shape
 from fastdef.data import Dataset, load_dataset
 from fastdef.demo.run import ASSETS
 from fastdef.evaluation import Attack
@@ -23,7 +23,7 @@ _TYPES = {str(dtype)[6:]: dtype for dtype in (torch.float32, torch.float16, torc
 def export(
     model: Annotated[Path, typer.Argument(help="a model file")],
     out: Annotated[Path, typer.Option(help="folder to write to")],
-    size: Annotated[int | None, typer.Option(min=1, help="height and width; the model file's own if it says")] = None,
+    size: Size = None,
     check: Annotated[bool, typer.Option(help="compare with PyTorch afterwards, on clean and attacked images")] = True,
     data: Annotated[str, typer.Option(help="data set to check on")] = "fashion-mnist",
     root: Annotated[Path, typer.Option(help="folder that holds it; the shipped images if not given")] = ASSETS,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from fastdef.checkpoint import load
-from fastdef.cli._shared import DEFAULT_DEVICE, Device, check_device, image_shape
+from fastdef.cli._shared import DEFAULT_DEVICE, Device, Size, check_device, image_shape
 from fastdef.defense import ActiveDefense
 
 
@@ -14,7 +14,7 @@ def serve(
     model: Annotated[Path, typer.Argument(help="a model file with an active defense")],
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes one that is free")] = 8000,
-    size: Annotated[int | None, typer.Option(min=1, help="height and width; the model file's own if it says")] = None,
+    size: Size = None,
     queue: Annotated[int, typer.Option(min=1, help="images that may wait for a slot")] = 256,
     slots: Annotated[int, typer.Option(min=1, help="images in flight")] = 64,
     max_steps: Annotated[int | None, typer.Option(min=1, help="steps an image may take")] = None,
