@@ -50,17 +50,18 @@ def tune_afa_fuse(shape: tuple[int, ...], dtype: torch.dtype, device: str, candi
     from fastdef.kernels import afa_fuse
 
     n, c, h, w = shape
-    w0, affines = torch.rand(n, device=device), [torch.randn(c, device=device) for _ in range(4)]
+    w0 = torch.rand(n, device=device)
+    norms = [reference.Norm(*(torch.rand(c, device=device) + 0.5 for _ in range(4)), eps=1e-5) for _ in range(2)]
     inputs = [
         tuple(torch.randn(shape, device=device).to(dtype).contiguous(memory_format=layout) for _ in range(2))
         for layout in LAYOUTS.values()
     ]
-    expected = [reference.afa_fuse(x, w0, *affines, relu=True) for x, _ in inputs]
+    expected = [reference.afa_fuse(x, w0, *norms, relu=True) for x, _ in inputs]
 
     def both() -> list[Tensor]:
-        out = [afa_fuse.forward(x, w0, *affines, relu=True) for x, _ in inputs]
+        out = [afa_fuse.forward(x, w0, *norms, relu=True) for x, _ in inputs]
         for x, grad in inputs:
-            afa_fuse.backward(grad, x, w0, *affines, relu=True)
+            afa_fuse.backward(grad, x, w0, *norms, relu=True)
         return out
 
     def check(found: list[Tensor]) -> None:

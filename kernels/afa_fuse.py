@@ -1,11 +1,12 @@
 """Dual batch norm in eval mode, out = W0 * BN_0(x) + (1 - W0) * BN_1(x), and its gradient (AFA, Eq. 2).
 
-Each BN_i is the affine x * scale_i + shift_i of a channel, so a sample's blend of them is one affine a channel:
+Each BN_i is an affine of a channel, and so is a sample's blend of the two:
 
+    scale_i = weight_i / sqrt(var_i + eps_i)         shift_i = bias_i - mean_i * scale_i
     scale = W0 * scale_0 + (1 - W0) * scale_1        shift likewise        exact where W0 is 1 or 0
 
 A sample is a dense (A, B) matrix: channels by pixels in the contiguous layout, pixels by channels in channels_last.
-A program takes one tile of it, blends the affines of the tile's channels, and goes over the tile once.
+A program takes one tile of it, folds and blends the batch norms of the tile's channels, and goes over the tile once.
 
     _forward    reads x          writes out
     _backward   reads x, grad    writes dx, and the tile's part of dW0 = sum of grad * (BN_0(x) - BN_1(x))
@@ -20,16 +21,23 @@ import triton.language as tl
 from torch import Tensor
 
 from fastdef.kernels import configurations
+from fastdef.kernels.reference import Norm
 
 
 @triton.jit
 def _forward_kernel(
     x_ptr,  # (N, A, B) any float
     w0_ptr,  # (N,) fp32
-    scale0_ptr,  # (C,) fp32, C is B where CHANNELS_LAST, else A; so are the next three
-    shift0_ptr,
-    scale1_ptr,
-    shift1_ptr,
+    mean0_ptr,  # (C,) any float, C is B where CHANNELS_LAST, else A; so are the other seven
+    var0_ptr,
+    weight0_ptr,
+    bias0_ptr,
+    eps0,
+    mean1_ptr,
+    var1_ptr,
+    weight1_ptr,
+    bias1_ptr,
+    eps1,
     out_ptr,  # (N, A, B) dtype of x, out
     A,
     B,
@@ -45,9 +53,9 @@ def _forward_kernel(
     x = tl.load(x_ptr + start + index, mask=inside, other=0.0).to(tl.float32)
     w0 = tl.load(w0_ptr + sample)
     c, C = _channels(a, b, A, B, CHANNELS_LAST)
-    scale, _ = _blend(w0, scale0_ptr, scale1_ptr, c, C)
-    shift, _ = _blend(w0, shift0_ptr, shift1_ptr, c, C)
-    out = x * scale + shift
+    scale0, shift0 = _affine(mean0_ptr, var0_ptr, weight0_ptr, bias0_ptr, eps0, c, C)
+    scale1, shift1 = _affine(mean1_ptr, var1_ptr, weight1_ptr, bias1_ptr, eps1, c, C)
+    out = x * _blend(w0, scale0, scale1) + _blend(w0, shift0, shift1)
     if RELU:
         out = tl.where(out < 0, 0.0, out)  # a NaN stays one, as in torch
     tl.store(out_ptr + start + index, out.to(out_ptr.dtype.element_ty), mask=inside)
@@ -58,10 +66,16 @@ def _backward_kernel(
     grad_ptr,  # (N, A, B) dtype of x
     x_ptr,  # (N, A, B) any float
     w0_ptr,  # (N,) fp32
-    scale0_ptr,  # (C,) fp32, as in the forward; so are the next three
-    shift0_ptr,
-    scale1_ptr,
-    shift1_ptr,
+    mean0_ptr,  # (C,) any float, as in the forward; so are the other seven
+    var0_ptr,
+    weight0_ptr,
+    bias0_ptr,
+    eps0,
+    mean1_ptr,
+    var1_ptr,
+    weight1_ptr,
+    bias1_ptr,
+    eps1,
     dx_ptr,  # (N, A, B) dtype of x, out
     parts_ptr,  # (N, tiles a sample) fp32, out: the tile's part of dW0
     A,
@@ -79,12 +93,13 @@ def _backward_kernel(
     grad = tl.load(grad_ptr + start + index, mask=inside, other=0.0).to(tl.float32)  # 0 outside: no part of dW0
     w0 = tl.load(w0_ptr + sample)
     c, C = _channels(a, b, A, B, CHANNELS_LAST)
-    scale, scale_difference = _blend(w0, scale0_ptr, scale1_ptr, c, C)
-    shift, shift_difference = _blend(w0, shift0_ptr, shift1_ptr, c, C)
+    scale0, shift0 = _affine(mean0_ptr, var0_ptr, weight0_ptr, bias0_ptr, eps0, c, C)
+    scale1, shift1 = _affine(mean1_ptr, var1_ptr, weight1_ptr, bias1_ptr, eps1, c, C)
+    scale = _blend(w0, scale0, scale1)
     if RELU:
-        grad = tl.where(x * scale + shift > 0, grad, 0.0)
+        grad = tl.where(x * scale + _blend(w0, shift0, shift1) > 0, grad, 0.0)
     tl.store(dx_ptr + start + index, (grad * scale).to(dx_ptr.dtype.element_ty), mask=inside)
-    part = tl.sum(tl.sum(grad * (x * scale_difference + shift_difference), 1))
+    part = tl.sum(tl.sum(grad * (x * (scale0 - scale1) + (shift0 - shift1)), 1))
     tl.store(parts_ptr + tl.program_id(0), part)
 
 
@@ -108,39 +123,36 @@ def _channels(a, b, A, B, CHANNELS_LAST: tl.constexpr):
 
 
 @triton.jit
-def _blend(w0, first_ptr, second_ptr, c, C):
-    """The blend of the two for each channel of ``c``, and what it changes by with W0."""
-    first = tl.load(first_ptr + c, mask=c < C, other=0.0)
-    second = tl.load(second_ptr + c, mask=c < C, other=0.0)
-    return w0 * first + (1.0 - w0) * second, first - second
+def _affine(mean_ptr, var_ptr, weight_ptr, bias_ptr, eps, c, C):
+    """Scale and shift of each channel of ``c``, with BN(x) = x * scale + shift; finite beyond the last channel."""
+    inside = c < C
+    mean = tl.load(mean_ptr + c, mask=inside, other=0.0).to(tl.float32)
+    var = tl.load(var_ptr + c, mask=inside, other=1.0).to(tl.float32)
+    weight = tl.load(weight_ptr + c, mask=inside, other=0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + c, mask=inside, other=0.0).to(tl.float32)
+    scale = weight * tl.rsqrt(var + eps)  # to 2 ulp, as torch's on CUDA; all programs of both passes get the same bits
+    return scale, bias - mean * scale
 
 
-def forward(
-    x: Tensor, w0: Tensor, scale0: Tensor, shift0: Tensor, scale1: Tensor, shift1: Tensor, *, relu: bool
-) -> Tensor:
-    """(N, C, H, W) features, contiguous or channels_last; (N,) and four (C,) in fp32 -> out, like x."""
+@triton.jit
+def _blend(w0, first, second):
+    return w0 * first + (1.0 - w0) * second
+
+
+def forward(x: Tensor, w0: Tensor, norm0: Norm, norm1: Norm, *, relu: bool) -> Tensor:
+    """(N, C, H, W) features, contiguous or channels_last; (N,) fp32; two batch norms -> out, like x."""
     out = torch.empty_like(x)
     shape, grid = _launch(x)
-    _forward_kernel[grid](x, w0, scale0, shift0, scale1, shift1, out, RELU=relu, **shape)
+    _forward_kernel[grid](x, w0, *norm0, *norm1, out, RELU=relu, **shape)
     return out
 
 
-def backward(
-    grad: Tensor,
-    x: Tensor,
-    w0: Tensor,
-    scale0: Tensor,
-    shift0: Tensor,
-    scale1: Tensor,
-    shift1: Tensor,
-    *,
-    relu: bool,
-) -> tuple[Tensor, Tensor]:
+def backward(grad: Tensor, x: Tensor, w0: Tensor, norm0: Norm, norm1: Norm, *, relu: bool) -> tuple[Tensor, Tensor]:
     """The gradient of out, laid out as x, and the forward's arguments -> dx like x, dW0 (N,) fp32."""
     dx = torch.empty_like(x)
     shape, grid = _launch(x)
     parts = x.new_empty((len(x), grid[0] // len(x)), dtype=torch.float32)
-    _backward_kernel[grid](grad, x, w0, scale0, shift0, scale1, shift1, dx, parts, RELU=relu, **shape)
+    _backward_kernel[grid](grad, x, w0, *norm0, *norm1, dx, parts, RELU=relu, **shape)
     return dx, parts.sum(1)
 
 

@@ -3,8 +3,10 @@
 Each function has its launcher's signature and is the paper's line. None is tuned.
 """
 
+from typing import NamedTuple
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def smoothing(f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -51,53 +53,73 @@ def _column(value: Tensor, f: Tensor) -> Tensor:
     return value
 
 
-def afa_fuse(
-    x: Tensor,
-    w0: Tensor,
-    scale0: Tensor,
-    shift0: Tensor,
-    scale1: Tensor,
-    shift1: Tensor,
-    *,
-    relu: bool,
-) -> Tensor:
+class Norm(NamedTuple):
+    """A batch norm in eval mode, BN(x) = (x - mean) / sqrt(var + eps) * weight + bias; its vectors are (C,), any float.
+
+    Attributes:
+        mean: the running one.
+        var: the running one.
+        weight: of the affine.
+        bias: of the affine.
+        eps: what the variance is raised by.
+    """
+
+    mean: Tensor
+    var: Tensor
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+    @classmethod
+    def of(cls, module: nn.BatchNorm2d) -> "Norm":
+        """What the module holds.
+
+        Raises:
+            ValueError: if it has no affine or no running statistics.
+        """
+        mean, var, weight, bias = module.running_mean, module.running_var, module.weight, module.bias
+        if mean is None or var is None or weight is None or bias is None:
+            raise ValueError(f"a Norm needs a batch norm with affine and running statistics, got {module}")
+        return cls(mean, var, weight, bias, module.eps)
+
+
+def afa_fuse(x: Tensor, w0: Tensor, norm0: Norm, norm1: Norm, *, relu: bool) -> Tensor:
     """Dual batch norm in eval mode, W0 * BN_0(x) + (1 - W0) * BN_1(x), as one affine a sample and channel (AFA, Eq. 2).
 
     Args:
         x: (N, C, H, W) features, any float.
         w0: (N,) fusing weight.
-        scale0: (C,) of BN_0(x) = x * scale0 + shift0.
-        shift0: (C,).
-        scale1: (C,) of BN_1(x) = x * scale1 + shift1.
-        shift1: (C,).
+        norm0: BN_0.
+        norm1: BN_1.
         relu: whether a ReLU follows.
 
     Returns:
         Like x.
     """
-    scale, shift = _blend(w0, scale0, scale1), _blend(w0, shift0, shift1)
-    out = torch.addcmul(shift, x.to(accumulator(x.dtype)), scale)
+    wide = x.to(accumulator(x.dtype))
+    (scale0, shift0), (scale1, shift1) = _affine(norm0, wide.dtype), _affine(norm1, wide.dtype)
+    out = torch.addcmul(_blend(w0, shift0, shift1), wide, _blend(w0, scale0, scale1))
     return (out.relu() if relu else out).to(x.dtype)
 
 
 def afa_fuse_backward(
-    grad: Tensor,
-    x: Tensor,
-    w0: Tensor,
-    scale0: Tensor,
-    shift0: Tensor,
-    scale1: Tensor,
-    shift1: Tensor,
-    *,
-    relu: bool,
+    grad: Tensor, x: Tensor, w0: Tensor, norm0: Norm, norm1: Norm, *, relu: bool
 ) -> tuple[Tensor, Tensor]:
     """Gradients of ``afa_fuse``: dx like x, and dW0, each sample's sum of grad * (BN_0(x) - BN_1(x)), fp32 or fp64."""
-    scale, shift = _blend(w0, scale0, scale1), _blend(w0, shift0, shift1)
     wide, grad = x.to(accumulator(x.dtype)), grad.to(accumulator(x.dtype))
+    (scale0, shift0), (scale1, shift1) = _affine(norm0, wide.dtype), _affine(norm1, wide.dtype)
+    scale, shift = _blend(w0, scale0, scale1), _blend(w0, shift0, shift1)
     if relu:
         grad = torch.where(torch.addcmul(shift, wide, scale) > 0, grad, 0.0)
     difference = torch.addcmul(_plane(shift0 - shift1), wide, _plane(scale0 - scale1))
     return (grad * scale).to(x.dtype), (grad * difference).sum((1, 2, 3))
+
+
+def _affine(norm: Norm, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(C,) scale and shift, with BN(x) = x * scale + shift."""
+    mean, var, weight, bias = (value.to(dtype) for value in norm[:4])
+    scale = weight * torch.rsqrt(var + norm.eps)
+    return scale, bias - mean * scale
 
 
 def _blend(w0: Tensor, first: Tensor, second: Tensor) -> Tensor:

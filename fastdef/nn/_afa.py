@@ -1,9 +1,8 @@
 """Dual batch norm whose two branches are mixed by a fusing weight of each sample (AFA, stage II)."""
 
 import threading
-from typing import Any, cast
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fastdef import ops
@@ -77,7 +76,7 @@ class AFA2d(nn.Module):
 
     def fuse(self, x: Tensor, w0: Tensor) -> Tensor:
         """(N, C, H, W) features and (N,) fusing weights -> like the features."""
-        return ops.afa_fuse(x, w0, *_fold(self.bn0), *_fold(self.bn1))
+        return ops.afa_fuse(x, w0, ops.Norm.of(self.bn0), ops.Norm.of(self.bn1))
 
     def train(self, mode: bool = True) -> "AFA2d":
         """As of any module, but for the two batch norms."""
@@ -129,10 +128,3 @@ class SharedWeightGenerator(WeightGenerator):
     def after_stem(self, stem: nn.Module, inputs: object, features: Tensor) -> None:
         """Forward hook of the stem; a method, so that a copied model's hook belongs to the copy."""
         self.fusing.weights = (self.fusing.weigh(self, features),)
-
-
-def _fold(plain: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """(C,) scale and shift in float32, with BN(x) = x * scale + shift in eval mode."""
-    mean, variance = cast(Tensor, plain.running_mean).float(), cast(Tensor, plain.running_var).float()
-    scale = plain.weight.float() * torch.rsqrt(variance + plain.eps)
-    return scale, plain.bias.float() - mean * scale

@@ -19,7 +19,8 @@ ODD_TILE = {"CHANNELS_LAST": False, "BLOCK_A": 16, "BLOCK_B": 64}  # of 7 x 7 pl
 
 def request(kernel, dtype, tile, size):
     """What a launch of this kernel on this tile asks of the compiler."""
-    vectors = ("w0", "scale0", "shift0", "scale1", "shift1", "parts")
+    norms = [f"{name}{i}" for name in ("mean", "var", "weight", "bias") for i in (0, 1)]
+    vectors = ("w0", *norms, "parts")
     features = ("x", "out", "grad", "dx")
     unused = ("parts", "grad", "dx") if kernel == "_forward_kernel" else ("out",)
     signature = {f"{name}_ptr": "*fp32:16" for name in vectors if name not in unused}
@@ -27,7 +28,7 @@ def request(kernel, dtype, tile, size):
     return {
         "module": "fastdef.kernels.afa_fuse",
         "kernel": kernel,
-        "signature": signature | {"A": size, "B": size},
+        "signature": signature | {"eps0": "fp32", "eps1": "fp32", "A": size, "B": size},
         "constants": {**tile, "RELU": True},
     }
 

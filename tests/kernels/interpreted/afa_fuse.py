@@ -18,27 +18,31 @@ cases = pytest.mark.parametrize(
 def arguments(shape, dtype, layout):
     generator = torch.Generator().manual_seed(0)
     x, grad = (torch.randn(shape, generator=generator).to(dtype).contiguous(memory_format=layout) for _ in range(2))
-    affines = [torch.randn(shape[1], generator=generator) for _ in range(4)]
-    return x, grad, torch.tensor([0.3, 1.0, 0.0])[: shape[0]], affines
+    return x, grad, torch.tensor([0.3, 1.0, 0.0])[: shape[0]], [norm(shape[1], generator, eps) for eps in (0.3, 0.0)]
+
+
+def norm(channels, generator, eps):
+    mean, weight, bias = torch.randn(3, channels, generator=generator)
+    return reference.Norm(mean, torch.rand(channels, generator=generator) + 0.5, weight, bias, eps)
 
 
 @cases
 def test_forward_matches_reference_and_keeps_the_layout(shape, dtype, layout, relu):
-    x, _, w0, affines = arguments(shape, dtype, layout)
+    x, _, w0, norms = arguments(shape, dtype, layout)
 
-    out = afa_fuse.forward(x, w0, *affines, relu=relu)
+    out = afa_fuse.forward(x, w0, *norms, relu=relu)
 
-    torch.testing.assert_close(out, reference.afa_fuse(x, w0, *affines, relu=relu))
+    torch.testing.assert_close(out, reference.afa_fuse(x, w0, *norms, relu=relu))
     assert out.is_contiguous(memory_format=layout)
 
 
 @cases
 def test_backward_matches_reference_and_keeps_the_layout(shape, dtype, layout, relu):
-    x, grad, w0, affines = arguments(shape, dtype, layout)
+    x, grad, w0, norms = arguments(shape, dtype, layout)
 
-    dx, dw0 = afa_fuse.backward(grad, x, w0, *affines, relu=relu)
+    dx, dw0 = afa_fuse.backward(grad, x, w0, *norms, relu=relu)
 
-    expected = reference.afa_fuse_backward(grad, x, w0, *affines, relu=relu)
+    expected = reference.afa_fuse_backward(grad, x, w0, *norms, relu=relu)
     torch.testing.assert_close(dx, expected[0])
     assert dx.is_contiguous(memory_format=layout)
     torch.testing.assert_close(dw0, expected[1], rtol=1e-4, atol=1e-3)  # thousands of terms of both signs
@@ -48,24 +52,35 @@ def test_backward_matches_reference_and_keeps_the_layout(shape, dtype, layout, r
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("relu", [False, True])
 def test_a_weight_of_one_or_zero_is_one_branch_to_the_bit(dtype, relu):
-    x, _, _, (scale0, shift0, scale1, shift1) = arguments((2, 16, 7, 5), dtype, torch.contiguous_format)
+    x, _, _, norms = arguments((2, 16, 7, 5), dtype, torch.contiguous_format)
 
-    out = afa_fuse.forward(x, torch.tensor([1.0, 0.0]), scale0, shift0, scale1, shift1, relu=relu)
+    out = afa_fuse.forward(x, torch.tensor([1.0, 0.0]), *norms, relu=relu)
 
-    first = x[0].float() * scale0[:, None, None] + shift0[:, None, None]
-    second = x[1].float() * scale1[:, None, None] + shift1[:, None, None]
-    expected = torch.stack([first, second])
-    assert torch.equal(out, (expected.relu() if relu else expected).to(dtype))
+    halves = torch.full((2,), 0.5)  # of equals: they add up exactly
+    alone = [afa_fuse.forward(x, halves, branch, branch, relu=relu) for branch in norms]
+    assert torch.equal(out, torch.stack([alone[0][0], alone[1][1]]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_batch_norms_of_another_type_than_the_features_are_taken(dtype):
+    x, grad, w0, norms = arguments((2, 16, 5, 3), torch.float32, torch.contiguous_format)
+    norms = [reference.Norm(*(value.to(dtype) for value in branch[:4]), branch.eps) for branch in norms]
+
+    out = afa_fuse.forward(x, w0, *norms, relu=True), *afa_fuse.backward(grad, x, w0, *norms, relu=True)
+
+    expected = reference.afa_fuse_backward(grad, x, w0, *norms, relu=True)
+    torch.testing.assert_close(out[:2], (reference.afa_fuse(x, w0, *norms, relu=True), expected[0]))
+    torch.testing.assert_close(out[2], expected[1], rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_samples_do_not_meet(layout):
-    x, grad, w0, affines = arguments((3, 20, 9, 9), torch.float32, layout)
+    x, grad, w0, norms = arguments((3, 20, 9, 9), torch.float32, layout)
 
-    together = afa_fuse.forward(x, w0, *affines, relu=True), *afa_fuse.backward(grad, x, w0, *affines, relu=True)
+    together = afa_fuse.forward(x, w0, *norms, relu=True), *afa_fuse.backward(grad, x, w0, *norms, relu=True)
 
     for n in range(3):
-        one = x[n : n + 1].clone(memory_format=layout), w0[n : n + 1], *affines
+        one = x[n : n + 1].clone(memory_format=layout), w0[n : n + 1], *norms
         alone = (
             afa_fuse.forward(*one, relu=True),
             *afa_fuse.backward(grad[n : n + 1].clone(memory_format=layout), *one, relu=True),
@@ -75,10 +90,10 @@ def test_samples_do_not_meet(layout):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_not_a_number_survives_the_relu(layout):
-    x, _, w0, affines = arguments((2, 16, 5, 3), torch.float32, layout)
+    x, _, w0, norms = arguments((2, 16, 5, 3), torch.float32, layout)
     x[1, 3, 2, 1] = float("nan")
 
-    out = afa_fuse.forward(x, w0, *affines, relu=True)
+    out = afa_fuse.forward(x, w0, *norms, relu=True)
 
     assert out.isnan().nonzero().tolist() == [[1, 3, 2, 1]]
 
@@ -86,12 +101,12 @@ def test_not_a_number_survives_the_relu(layout):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("candidate", configurations.CANDIDATES["afa_fuse"][::3])
 def test_a_shape_on_the_list_is_launched_as_it_says_and_answered_alike(monkeypatch, layout, candidate):
-    x, grad, w0, affines = arguments((2, 48, 24, 24), torch.float32, layout)
-    expected = afa_fuse.backward(grad, x, w0, *affines, relu=True)
+    x, grad, w0, norms = arguments((2, 48, 24, 24), torch.float32, layout)
+    expected = afa_fuse.backward(grad, x, w0, *norms, relu=True)
     monkeypatch.setitem(configurations.AFA_FUSE, (48, 576, torch.float32), candidate)
 
     shape, _ = afa_fuse._launch(x)
 
     assert shape["num_warps"] == candidate.warps
     assert shape["BLOCK_B"] <= candidate.longest_row
-    torch.testing.assert_close(afa_fuse.backward(grad, x, w0, *affines, relu=True), expected)
+    torch.testing.assert_close(afa_fuse.backward(grad, x, w0, *norms, relu=True), expected)
