@@ -17,7 +17,7 @@ from torch.export import Dim
 from fastdef.checkpoint import Checkpoint, make_folder, writing_aside
 from fastdef.defense import ActiveDefense
 from fastdef.export.arithmetic_noise import translations
-from fastdef.export.manifest import MANIFEST, sha256
+from fastdef.export.manifest import MANIFEST, check_steps, sha256
 from fastdef.export.modules import DefendedClassifier, InType, NoisedClassifier, Probabilities, Steps
 
 OPSET = 20
@@ -57,8 +57,11 @@ def export_onnx(
         The files written, the manifest last.
 
     Raises:
-        ValueError: for a model with an operator that ONNX has no form for, naming it; or a file that cannot be written.
+        ValueError: for a model with an operator that ONNX has no form for, naming it; for a defense of more steps than
+            an export may take; or a file that cannot be written.
     """
+    if checkpoint.defense is not None:
+        check_steps(ActiveDefense.from_checkpoint(checkpoint, compile=False).config())
     make_folder(folder)
     opset = _BFLOAT16_OPSET if dtype == torch.bfloat16 else OPSET
     described = {

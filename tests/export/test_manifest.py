@@ -7,7 +7,7 @@ import torch
 from fastdef.export.answering import exported_target
 from fastdef.export.engine import CPU, load_engine
 from fastdef.export.files import export_onnx
-from fastdef.export.manifest import name_files, read, sha256, verified
+from fastdef.export.manifest import name_files, read, read_description, sha256, verified
 from fastdef.export.parity import check_parity
 from fastdef.export.sessions import OnnxSession, TensorRTSession
 from fastdef.export.small import cost, export_small
@@ -91,6 +91,19 @@ def test_what_an_older_export_left_is_not_answered_with(copied, checkpoint, imag
 
     assert (copied / "defended.onnx").is_file()
     assert not exported_target(copied).random
+
+
+def test_more_steps_than_anyone_waits_for_are_refused_to_write_and_to_read(checkpoint, images, tmp_path):
+    defense = {**checkpoint.defense, "max_steps": 50_001, "outer_loops": 2}
+    described = {"image": {"shape": [1, 12, 12]}, "defense": defense}
+    needed = r"max_steps \* outer_loops of at most 100,000, got 50001 \* 2"
+
+    with pytest.raises(ValueError, match=needed):
+        export_onnx(replace(checkpoint, defense=defense), tmp_path / "out", shape=(1, 12, 12))
+    with pytest.raises(ValueError, match=needed):
+        read_description(json.dumps(described), source=tmp_path)
+
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"files": 3}', "[" * 100_000, "\x00"])

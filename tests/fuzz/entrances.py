@@ -3,6 +3,9 @@
 import hashlib
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,14 +195,24 @@ def foreign(folder: Path) -> Entrance:
 
 
 def _exported(folder: Path, *, defended: bool) -> None:
-    """An export; what an earlier process made is taken, for it takes seconds."""
+    """An export; what an earlier process made is taken, for it takes seconds.
+
+    In a process of its own: torch.export does not see through what Atheris makes of the code it follows.
+    """
     if (folder / "model.json").is_file():
         return
+    words = [sys.executable, "-c", f"from {__name__} import export_to; export_to({str(folder)!r}, {defended})"]
+    root = Path(__file__).parents[2]
+    subprocess.run(words, check=True, env={**os.environ, "PYTHONPATH": str(root)})
+
+
+def export_to(folder: str, defended: bool) -> None:
+    """A small model's export, with its Active Defense or without."""
     model = _model()
     defense = ActiveDefense(model, beta=3.0, max_steps=3, compile=False)
     defense.calibrate(torch.rand(8, *SHAPE, generator=torch.Generator().manual_seed(0)))
     config = defense.config() if defended else None
-    export_onnx(Checkpoint(model, architecture_of(model), CLASSES, config, None), folder, shape=SHAPE)
+    export_onnx(Checkpoint(model, architecture_of(model), CLASSES, config, None), Path(folder), shape=SHAPE)
 
 
 def _onnx(folder: Path, name: str, answer: Callable[[], torch.Tensor]) -> Entrance:
