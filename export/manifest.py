@@ -59,6 +59,7 @@ def read_description(text: str, *, source: Path) -> dict[str, Any]:
             check_count(size, name=name, where="an image")
         for name in ("sigma", "delta"):
             check_positive(defense[name], name=name, where="a defense")
+            defense[name] = float(defense[name])  # JSON's whole numbers have no bound
         check_steps(defense)
     except (KeyError, TypeError, IndexError, RecursionError, ValueError) as error:
         raise ValueError(f"{source} does not describe a defended classifier: {' '.join(str(error).split())}") from error

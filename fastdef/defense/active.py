@@ -90,9 +90,7 @@ class ActiveDefense(nn.Module):
             raise ValueError(f"ActiveDefense needs dtype float32, float16 or bfloat16, got {dtype}")
         self.model = model
         self.layer = layer
-        self.sigma = sigma
-        self.beta = beta
-        self.delta = delta
+        self.sigma, self.beta, self.delta = float(sigma), float(beta), float(delta)
         self.max_steps = max_steps
         self.outer_loops = outer_loops
         self.seed = secrets.randbits(63) if seed is None else seed
@@ -101,7 +99,7 @@ class ActiveDefense(nn.Module):
         self.sizes = [slots] if deterministic else bucket_sizes(slots)
         self.tally = Tally()
         self.dtype = dtype
-        self.solver = solver or Gradient(beta)
+        self.solver = solver or Gradient(self.beta)
         self._engine = Engine(model, layer, solver=self.solver, dtype=dtype, compile=compile, clamp=clamp)
         self.train(False)
 

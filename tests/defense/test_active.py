@@ -283,6 +283,13 @@ def test_bad_parameters_are_refused(model, options, message):
         ActiveDefense(model, **options)
 
 
+def test_a_threshold_that_is_a_huge_whole_number_is_a_number(model, images):
+    answers = ActiveDefense(model, delta=2**70, compile=False).defend(images)
+
+    assert answers.converged.all()
+    assert (answers.steps == 0).all()
+
+
 def test_a_model_left_in_training_mode_is_refused(images):
     model = WideResNet(10, 1, in_channels=1)
     defense = ActiveDefense(model, compile=False)

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -104,6 +105,14 @@ def test_more_steps_than_anyone_waits_for_are_refused_to_write_and_to_read(check
         read_description(json.dumps(described), source=tmp_path)
 
     assert not (tmp_path / "out").exists()
+
+
+def test_a_threshold_that_is_a_huge_whole_number_is_a_number(checkpoint):
+    described = {"image": {"shape": [1, 12, 12]}, "defense": {**checkpoint.defense, "delta": 2**70}}
+
+    found = read_description(json.dumps(described), source=Path("step.onnx"))["defense"]["delta"]
+
+    assert (found, type(found)) == (2.0**70, float)
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"files": 3}', "[" * 100_000, "\x00"])
