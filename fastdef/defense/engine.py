@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fastdef.defense.slots import GraphedSlots, MaskedStep, Slots, Step, compiled
+from fastdef.defense.graphed_slots import GraphedSlots
+from fastdef.defense.slots import MaskedStep, Slots, Step, compiled
 from fastdef.defense.solvers import Solver
 from fastdef.defense.tight import tight_step
 from fastdef.nn import prefix

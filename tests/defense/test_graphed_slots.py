@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from fastdef.defense.graphed_slots import GraphedSlots, steps_a_look
 from fastdef.defense.scheduler import Start, Tally, run
-from fastdef.defense.slots import GraphedSlots, Slots, steps_a_look
+from fastdef.defense.slots import Slots
 
 
 class Arrival:
