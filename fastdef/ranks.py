@@ -116,6 +116,17 @@ def everyone(value: T) -> list[T]:
     return parts
 
 
+def turns(number: int) -> range:
+    """Which of so many things are this rank's: every W-th."""
+    return range(rank(), number, count())
+
+
+def by_turns(found: Sequence[T]) -> list[T]:
+    """What was found for all things, in their order, from what each rank found for its own ``turns``."""
+    parts = everyone(list(found))
+    return [parts[number % len(parts)][number // len(parts)] for number in range(sum(map(len, parts)))]
+
+
 @contextmanager
 def _others() -> Iterator[None]:
     """Torch has no class of its own for a peer that is gone."""

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 import fastdef
+from fastdef import ranks
 from fastdef.cli._ranks import LOST, joined, tell
 from fastdef.cli.bench import defense, engine, solvers
 from fastdef.cli.calibrate import calibrate
@@ -43,13 +44,20 @@ bench.command("solvers")(solvers)
 bench.command("engine")(engine)
 app.add_typer(train, name="train")
 app.add_typer(bench, name="bench")
+_SHARED = ("train", "evaluate", "strengths")  # what several processes do together
 
 
 @app.callback(invoke_without_command=True)
-def _options(version: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
+def _options(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="print the version")] = False
+) -> None:
     if version:
         typer.echo(fastdef.__version__)
         raise typer.Exit
+    if ranks.count() > 1 and context.invoked_subcommand not in _SHARED:
+        raise ValueError(
+            f"{context.invoked_subcommand} needs one process, got {ranks.count()}: only {', '.join(_SHARED)} share work"
+        )
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from fastdef import ranks
 from fastdef.checkpoint import load, writing_aside
 from fastdef.cli._shared import DEFAULT_DEVICE, Data, Device, Download, Limit, Root, check_device
 from fastdef.data import load_dataset
@@ -61,12 +62,12 @@ def strengths(
     for name, one in found.items():
         for attack, accuracy in one.strongest.items():
             console.print(f"{name}, eps {max(values) * 255:g}/255, {attack}: {accuracy}", highlight=False)
-    if json_file is not None:
+    if json_file is not None and ranks.rank() == 0:
         with writing_aside(json_file) as aside:
             aside.write_text(
                 json.dumps(_record(found, dataset.name, dataset.split, len(dataset), place), indent=1) + "\n"
             )
-    if figure is not None:
+    if figure is not None and ranks.rank() == 0:
         draw_strengths(found, figure, title=title)
 
 

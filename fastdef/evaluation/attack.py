@@ -89,7 +89,7 @@ def attacked_batches(model: Classifier, dataset: Dataset, attack: Attack, *, bat
 
 
 def _attacked(model: Classifier, dataset: Dataset, attack: Attack, size: int) -> Iterator[Batch]:
-    for number in range(ranks.rank(), -(-len(dataset) // size), ranks.count()):
+    for number in ranks.turns(-(-len(dataset) // size)):
         start, stop = number * size, min((number + 1) * size, len(dataset))
         images, labels = dataset.floats(start, stop), dataset.labels[start:stop]
         attacked = attack(model, images, labels, batch=number)

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import reduce
-from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -124,10 +123,8 @@ def evaluate(
                 answers |= {f"{kind}, defended": _defended(defense, given, ids) for kind, given in kinds.items()}
             counted.append([_counted(name, labels, *answer) for name, answer in answers.items()])
             progress(min(ranks.count() * batch_size, len(dataset) - int(ids[0])))
-    turns = zip_longest(*ranks.everyone(counted), fillvalue=())
-    in_order = [found for turn in turns for found in turn if found]  # a rank has every W-th batch
     return Evaluation(
-        rows=[reduce(Row.joined, parts) for parts in zip(*in_order, strict=True)],
+        rows=[reduce(Row.joined, parts) for parts in zip(*ranks.by_turns(counted), strict=True)],
         attack=attack,
         data=f"{dataset.name} {dataset.split}",
         device=str(dataset.images.device),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fastdef import ranks
 from fastdef.nn import AFA2d, fusing_weights, tap
 
 
@@ -24,7 +25,9 @@ class Shift:
 
 
 class Watch:
-    """Runs a model on one strength's images, and keeps the sums of what ``Shift`` tells.
+    """Runs a model on one strength's images, batch by batch, and keeps the sums of what ``Shift`` tells.
+
+    On several ranks each has its turns of the batches.
 
     Args:
         model: in eval mode.
@@ -36,25 +39,25 @@ class Watch:
         self._fused = any(isinstance(module, AFA2d) for module in model.modules())
         self._w1: list[Tensor] = []
         self._sums: list[Tensor] = []
-        self._values = 0
+        self._values: list[int] = []
 
     def __call__(self, images: Tensor) -> Tensor:
         """(N, C, H, W) images -> (N, classes) logits."""
         with tap(self._model, self._layer) as tapped:
             if self._fused:
                 logits, w0 = fusing_weights(self._model, images)
-                self._w1.append(1 - w0.mean(1))
+                self._w1.append(1 - w0.mean(1).cpu())
             else:
                 logits = self._model(images)
             features = tapped.features.double()
         others = [dim for dim in range(features.ndim) if dim != 1]  # none but the images, of a layer without a plane
-        self._sums.append(torch.stack([features.sum(others), features.square().sum(others)]))
-        self._values += features.numel() // features.shape[1]
+        self._sums.append(torch.stack([features.sum(others), features.square().sum(others)]).cpu())
+        self._values.append(features.numel() // features.shape[1])
         return logits
 
     def shift(self) -> Shift:
-        """Of all images so far."""
-        mean, square = torch.stack(self._sums).sum(0) / self._values
-        w1 = torch.cat(self._w1) if self._w1 else None
+        """Of all images so far, on every rank."""
+        mean, square = torch.stack(ranks.by_turns(self._sums)).sum(0) / sum(ranks.by_turns(self._values))
+        w1 = torch.cat(ranks.by_turns(self._w1)) if self._fused else None
         told = None if w1 is None else (float(w1.mean()), float(w1.std(correction=0)))
         return Shift(told, mean.tolist(), (square - mean.square()).tolist())

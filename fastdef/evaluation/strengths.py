@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastdef import ranks
 from fastdef.attacks import RATIOS, adaptive_pgd, crafting
 from fastdef.data import Dataset
 from fastdef.evaluation.accuracy import Accuracy
@@ -84,6 +85,8 @@ def evaluate_strengths(
     progress: Callable[[int], object] = lambda images: None,
 ) -> Strengths:
     """Accuracy of each part of a model under white-box PGD of every strength, and more attacks at the strongest.
+
+    On several ranks each has its share of the batches, and all find what one would.
 
     Args:
         model: plain, of stage I, or AFA; on the device of the data. Left as it was.
@@ -163,7 +166,7 @@ def _adaptive(model: nn.Module, batches: "_Batches", eps: float, steps: int) -> 
         ) -> Tensor:
             return adaptive_pgd(model, images, labels, eps=eps, step=step, steps=steps, ratio=r, generator=generator)
 
-        right = torch.cat(list(batches.right(model, craft)))
+        right = batches.right(model, craft)
         alone.append(Accuracy(int(right.sum()), len(right)))
         stood &= right
     return {
@@ -173,25 +176,28 @@ def _adaptive(model: nn.Module, batches: "_Batches", eps: float, steps: int) -> 
 
 
 class _Batches:
-    """A data set in order, attacked batch by batch."""
+    """A data set in order, attacked batch by batch; on several ranks by turns."""
 
     def __init__(self, dataset: Dataset, size: int, seed: int, progress: Callable[[int], object]) -> None:
         self.dataset, self._size, self._seed, self._progress = dataset, size, seed, progress
 
     def accuracy(self, model: nn.Module, craft: _Craft, watch: "Watch | None" = None) -> Accuracy:
-        right = torch.cat(list(self.right(model, craft, watch)))
+        right = self.right(model, craft, watch)
         return Accuracy(int(right.sum()), len(right))
 
-    def right(self, model: nn.Module, craft: _Craft, watch: "Watch | None" = None) -> Iterator[Tensor]:
-        """Whether each image is classified right, on the CPU."""
-        for number, start in enumerate(range(0, len(self.dataset), self._size)):
-            stop = min(start + self._size, len(self.dataset))
+    def right(self, model: nn.Module, craft: _Craft, watch: "Watch | None" = None) -> Tensor:
+        """(N,) whether each image is classified right, on the CPU of every rank."""
+        return torch.cat(ranks.by_turns(list(self._own(model, craft, watch))))
+
+    def _own(self, model: nn.Module, craft: _Craft, watch: "Watch | None") -> Iterator[Tensor]:
+        for number in ranks.turns(-(-len(self.dataset) // self._size)):
+            start, stop = number * self._size, min((number + 1) * self._size, len(self.dataset))
             images, labels = self.dataset.floats(start, stop), self.dataset.labels[start:stop]
             batch = self._seed * 1_000_003 + number
             crafted = craft(model, images, labels, torch.Generator(images.device).manual_seed(batch), batch)
             with torch.no_grad():
                 logits = model(crafted) if watch is None else watch(crafted)
-            self._progress(stop - start)
+            self._progress(min(ranks.count() * self._size, len(self.dataset) - start))
             yield (logits.argmax(1) == labels).cpu()
 
 

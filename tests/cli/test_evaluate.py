@@ -1,4 +1,6 @@
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -91,3 +93,22 @@ def test_refusals_of_the_honest_suite_are_one_line(refuse, model_file, data, tmp
     assert "--dtype needs one of" in refuse(*arguments, "--dtype", "int8")
     assert "no such file" in refuse(*arguments, "--surrogate", tmp_path / "none.safetensors").lower()
     assert "there is no" in refuse("evaluate", tmp_path, *data, "--suite", "honest")
+
+
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [
+        ("evaluate", ["evaluate"]),
+        ("honest", ["evaluate", "--suite", "honest", "--rows", "1", "--undefended"]),
+        ("strengths", ["strengths", "--eps", "0", "--figure", "figure.png"]),
+    ],
+)
+def test_of_several_processes_the_first_alone_writes(monkeypatch, run, model_file, data, tmp_path, module, command):
+    name, *options = command
+    monkeypatch.setattr(sys.modules[f"fastdef.cli.{module}"], "ranks", SimpleNamespace(rank=lambda: 1))
+    monkeypatch.chdir(tmp_path)
+
+    status, _, _ = run(name, model_file, *data, "--limit", "2", *options, "--steps", "1", "--json", "out.json")
+
+    assert status in (0, 1)  # a model with random weights does not pass the honest suite's checks on itself
+    assert list(tmp_path.iterdir()) == []

@@ -105,6 +105,15 @@ def test_an_evaluation_is_that_of_one_process(run, model_file, data, tmp_path):
     assert {name: row["correct"] for name, row in one.items()} == {name: row["correct"] for name, row in two.items()}
 
 
+def test_a_command_that_several_processes_cannot_share_is_refused(model_file, tmp_path):
+    status, _, ends = told(started("export", model_file, "--out", tmp_path / "out"))
+
+    (line,) = ends
+    assert status == 1
+    assert line == "fastdef: export needs one process, got 2: only train, evaluate, strengths share work"
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_one_process_alone_is_refused_ends_all_with_its_line(model_file, data, tmp_path):
     missing = tmp_path / "no" / "out.json"  # which the first alone would write
 

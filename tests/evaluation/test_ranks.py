@@ -19,7 +19,7 @@ def found(on_ranks, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suite", ["static", "honest"])
+@pytest.mark.parametrize("suite", ["static", "strengths", "honest"])
 def test_every_rank_finds_what_one_alone_does(found, suite):
     (alone,), both = found
 

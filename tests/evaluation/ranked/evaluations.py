@@ -1,4 +1,4 @@
-"""The static evaluation and rows of the honest suite, on however many ranks there are; writes what each rank found."""
+"""Every evaluation that ranks share, on however many there are; writes what each rank found."""
 
 import json
 import sys
@@ -11,9 +11,9 @@ import torch.distributed as dist
 import fastdef
 from fastdef import ranks
 from fastdef.data import Dataset
-from fastdef.evaluation import Attack, evaluate
+from fastdef.evaluation import Attack, evaluate, evaluate_strengths
 from fastdef.evaluation.honest import BUDGETS, Target, honest
-from fastdef.nn import build, parse_architecture
+from fastdef.nn import build, convert_to_afa, convert_to_multi_bn, parse_architecture
 
 PIXELS = torch.randint(0, 256, (20, 1, 12, 12), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
 DATA = Dataset(PIXELS, torch.arange(20) % 10, tuple("abcdefghij"), "made", "test")
@@ -47,7 +47,10 @@ def found(folder):
     }
     lines = honest(Target.defended(defense), DATA, budget=TINY, **suite).lines
     scores = {line.label: line.score and line.score.to_json() for line in lines}
-    return {"static": static, "told": told, "units": units, "unshared": unshared, "honest": scores}
+    afa = convert_to_afa(convert_to_multi_bn(model, 2))
+    strengths = evaluate_strengths(afa, DATA, strengths=(0.0, 8 / 255), steps=1, batch_size=8).to_json()
+    found = {"static": static, "strengths": strengths, "honest": scores}
+    return found | {"told": told, "units": units, "unshared": unshared}
 
 
 if __name__ == "__main__":
