@@ -26,7 +26,8 @@ class Line:
         score: what it came to; None where nothing could be judged.
         crafting: seconds an image, for the attack.
         judging: seconds an image, for all its answers.
-        examples: (K, C, H, W) the first attacked images.
+        examples: (K, C, H, W) the attacked images that are answered right least often.
+        places: theirs in the data set.
         steps: of the defense, of every answer.
     """
 
@@ -35,6 +36,7 @@ class Line:
     crafting: float
     judging: float
     examples: Tensor
+    places: list[int]
     steps: list[int]
 
     @property

@@ -12,7 +12,8 @@ from torch import Tensor
 from fastdef.checkpoint import check_same, make_folder, writing_aside
 from fastdef.evaluation.honest.case import Verdict
 
-EXAMPLES = 4  # attacked images of a unit that stay, for the report
+_ANSWERS = ("right", "steps", "capped", "loss")
+_IMAGES = ("images", "examples", "places")
 
 
 @dataclass(frozen=True)
@@ -21,13 +22,17 @@ class Unit:
 
     Attributes:
         verdict: the answers.
-        images: (K, C, H, W) attacked images: the first, or all where another case needs them.
+        images: (M, C, H, W) all that was attacked, where another case needs it; else none.
+        examples: (K, C, H, W) the attacked images that are answered right least often; none where not each was judged.
+        places: (K,) int64 theirs in the batch.
         crafting: seconds that the attack took.
         judging: seconds that the answers took.
     """
 
     verdict: Verdict
     images: Tensor
+    examples: Tensor
+    places: Tensor
     crafting: float
     judging: float
 
@@ -72,8 +77,8 @@ class Journal:
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
                 seconds = json.loads((file.metadata() or {})["seconds"])
-                verdict = Verdict(*(tensors[name] for name in ("right", "steps", "capped", "loss")))
-                return Unit(verdict, tensors["images"], *seconds)
+                verdict = Verdict(*(tensors[name] for name in _ANSWERS))
+                return Unit(verdict, *(tensors[name] for name in _IMAGES), *seconds)
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             raise ValueError(f"{path} is not a whole unit of an evaluation: {' '.join(str(error).split())}") from error
 
@@ -85,7 +90,7 @@ class Journal:
         """
         from safetensors.torch import save
 
-        tensors = {**unit.verdict.__dict__, "images": unit.images}
+        tensors = {**unit.verdict.__dict__, **{name: getattr(unit, name) for name in _IMAGES}}
         content = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
         with writing_aside(self._path(key, number)) as aside:
             aside.write_bytes(save(content, metadata={"seconds": json.dumps([unit.crafting, unit.judging])}))
@@ -96,8 +101,7 @@ class Journal:
 
 def joined(units: list[Unit]) -> Verdict:
     """The verdicts of a case's units, one after the other."""
-    names = ("right", "steps", "capped", "loss")
-    return Verdict(*(torch.cat([getattr(unit.verdict, name) for unit in units]) for name in names))
+    return Verdict(*(torch.cat([getattr(unit.verdict, name) for unit in units]) for name in _ANSWERS))
 
 
 def _read(path: Path) -> dict[str, Any]:

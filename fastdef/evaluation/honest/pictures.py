@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,10 +16,10 @@ from fastdef.evaluation.honest.target import Target
 from fastdef.nn import prefix
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _MAGNIFIED = 8  # times, the difference that an attack makes
-_SHOWN = 4
 
 
 def draw_curves(found: Findings) -> str | None:
@@ -68,40 +69,52 @@ def draw_steps(found: Findings) -> str | None:
 
 @torch.no_grad()
 def draw_examples(found: Findings, target: Target, dataset: Dataset) -> str | None:
-    """The headline's first images: clean, attacked, their difference, and purified; with a feature map under each."""
+    """What the headline's attack did to its hardest images, and the defense after it; a feature map beside each."""
     line = found.headline
-    if line is None or not len(line.examples):
+    if line is None or not line.places:
         return None
-    count = min(_SHOWN, len(line.examples))
-    clean = dataset.floats(0, count)
-    attacked = line.examples[:count].to(clean)
-    stages = {"clean": clean, "attacked": attacked, f"difference x {_MAGNIFIED}": _difference(clean, attacked)}
+    clean = torch.cat([dataset.floats(place, place + 1) for place in line.places])
+    attacked = line.examples.to(clean)
+    stages = {"clean": clean, "attacked": attacked}
     if target.purify is not None:
-        ids = draw_ids(torch.arange(count), range(1), Stream.JUDGE)
+        ids = draw_ids(torch.tensor(line.places), range(1), Stream.JUDGE)
         stages["attacked, purified"] = target.purify(attacked, ids, None)
     maps = _feature_maps(target, stages)
-    figure = _figure(1.5 * len(stages) * 2, 1.5 * count)
-    axes = figure.subplots(count, 2 * len(stages), squeeze=False)
-    for column, (name, images) in enumerate(stages.items()):
-        axes[0, 2 * column].set_title(name, fontsize=8)
-        axes[0, 2 * column + 1].set_title("features" if maps else "", fontsize=8)
-        for row in range(count):
-            left, right = axes[row, 2 * column], axes[row, 2 * column + 1]
-            image = images[row].clamp(0, 1).cpu()
-            pixels = (image.permute(1, 2, 0) if len(image) == 3 else image[0]).numpy()
-            left.imshow(pixels, cmap="gray", vmin=0, vmax=1)
-            if maps is not None and not name.startswith("difference"):
-                right.imshow(maps[name][row].numpy(force=True), cmap="viridis")
-            if not name.startswith("difference"):
-                left.set_xlabel(_answer(target, dataset, images[row]), fontsize=7)
-    for axis in axes.flat:
-        axis.set_xticks([])
-        axis.set_yticks([])
-        for side in axis.spines.values():
-            side.set_visible(False)
+    width = len(stages) + len(maps) + 1
+    figure = _figure(1.5 * width, 1.5 * len(line.places))
+    axes = figure.subplots(len(line.places), width, squeeze=False)
+    columns = iter(axes.T)
+    nothing = [""] * len(line.places)
+    _show(next(columns), f"difference x {_MAGNIFIED}", _pixels(0.5 + _MAGNIFIED * (attacked - clean) / 2), nothing)
+    for name, images in stages.items():
+        _show(next(columns), name, _pixels(images), _answers(target, dataset, images))
+        if name in maps:
+            _show(next(columns), "features", maps[name], nothing)
+    for row, place in zip(axes, line.places, strict=True):
+        row[0].set_ylabel(dataset.classes[int(dataset.labels[place])], fontsize=8)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
     return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _show(column: "Sequence[Axes]", title: str, pixels: Tensor, captions: Sequence[str]) -> None:
+    """A column of images in [0, 1], gray (K, H, W) or colours (K, H, W, 3 or 4), each over its caption."""
+    column[0].set_title(title, fontsize=8)
+    for axis, image, caption in zip(column, pixels.numpy(force=True), captions, strict=True):
+        axis.imshow(image, cmap="gray", vmin=0, vmax=1)
+        axis.set(xticks=[], yticks=[], frame_on=False)
+        axis.set_xlabel(caption, fontsize=7)
+
+
+def _pixels(images: Tensor) -> Tensor:
+    """(K, C, H, W) -> (K, H, W, 3), or (K, H, W) of one channel."""
+    return images.clamp(0, 1).permute(0, 2, 3, 1).squeeze(3)
+
+
+def _answers(target: Target, dataset: Dataset, images: Tensor) -> list[str]:
+    if target.classifier is None:
+        return [""] * len(images)
+    return [dataset.classes[answer] for answer in target.classifier(images).argmax(1).tolist()]
 
 
 def _alike(line: Line, other: Line) -> bool:
@@ -111,23 +124,20 @@ def _alike(line: Line, other: Line) -> bool:
     return line.case.row == 3 and settings.get("loss") == "cross-entropy" and same
 
 
-def _difference(clean: Tensor, attacked: Tensor) -> Tensor:
-    return 0.5 + _MAGNIFIED * (attacked - clean) / 2
+def _feature_maps(target: Target, stages: dict[str, Tensor]) -> dict[str, Tensor]:
+    """(K, H, W, 4) colours of the channel that the attack changes most; nothing where no layer is smoothed."""
+    from matplotlib import colormaps
 
-
-def _feature_maps(target: Target, stages: dict[str, Tensor]) -> dict[str, Tensor] | None:
-    """Of each image the channel that the attack changes most; None where the smoothed layer is not known."""
     if target.defense is None or target.classifier is None:
-        return None
-    features = {name: prefix(target.defense.model, target.defense.layer)(images) for name, images in stages.items()}
+        return {}
+    layer = prefix(target.defense.model, target.defense.layer)
+    features = {name: layer(images) for name, images in stages.items()}
     channel = (features["attacked"] - features["clean"]).abs().mean((0, 2, 3)).argmax()
-    return {name: values[:, channel] for name, values in features.items()}
-
-
-def _answer(target: Target, dataset: Dataset, image: Tensor) -> str:
-    if target.classifier is None:
-        return ""
-    return dataset.classes[int(target.classifier(image[None]).argmax())]
+    maps = {name: values[:, channel].cpu() for name, values in features.items()}
+    low, high = (extreme(torch.stack(list(maps.values()))) for extreme in (torch.amin, torch.amax))
+    return {
+        name: torch.from_numpy(colormaps["viridis"]((values - low) / (high - low))) for name, values in maps.items()
+    }
 
 
 def _plot(axis: object, lines: list[Line], places: list[float]) -> None:

@@ -22,12 +22,13 @@ from fastdef.evaluation.honest.budget import SMOKE, Budget
 from fastdef.evaluation.honest.case import Batch, Case, NotRun, Plan
 from fastdef.evaluation.honest.draws import Stream
 from fastdef.evaluation.honest.findings import Findings, Line
-from fastdef.evaluation.honest.journal import EXAMPLES, Journal, Unit, joined
+from fastdef.evaluation.honest.journal import Journal, Unit, joined
 from fastdef.evaluation.honest.rows import blackbox, bpda, papers, rand, sanity, static, transfer, unrolled
 from fastdef.evaluation.honest.score import Score, lowest
 from fastdef.evaluation.honest.target import FixedBatch, Target
 
 _BY_AUTOATTACK = {1, 6, 7}
+_EXAMPLES = 4  # attacked images of a case that the report shows
 ROWS = (sanity, static, transfer, bpda, unrolled, papers, blackbox, rand)
 
 
@@ -157,9 +158,23 @@ class _Worker:
         verdict, count = joined(units), self._count(case)
         crafting = sum(unit.crafting for unit in units) / count
         judging = sum(unit.judging for unit in units) / count
-        first = units[0].images[:EXAMPLES]
-        steps = verdict.steps.flatten().tolist()
-        return Line(case, Score.of(verdict) if len(verdict.right) else None, crafting, judging, first, steps)
+        examples, places = self._hardest(case, units)
+        return Line(
+            case=case,
+            score=Score.of(verdict) if len(verdict.right) else None,
+            crafting=crafting,
+            judging=judging,
+            examples=examples,
+            places=places,
+            steps=verdict.steps.flatten().tolist(),
+        )
+
+    def _hardest(self, case: Case, units: list[Unit]) -> tuple[Tensor, list[int]]:
+        """The images of a case that are answered right least often, and their places in the data set."""
+        starts = [start for _, (start, _) in self._spans(case)]
+        places = torch.cat([start + unit.places for start, unit in zip(starts, units, strict=True)])
+        shown = _hardest(torch.cat([unit.verdict.right[unit.places] for unit in units]))
+        return torch.cat([unit.examples for unit in units])[shown], places[shown].tolist()
 
     def _count(self, case: Case) -> int:
         return min(case.images, len(self._dataset))
@@ -189,13 +204,21 @@ class _Worker:
             middle = time.perf_counter()
             verdict = case.judge(batch, made, case.redraws, Stream.JUDGE)
             end = time.perf_counter()
-        return Unit(verdict, made if case.keeps else made[:EXAMPLES], middle - begin, end - middle)
+        each = len(verdict.right) == len(made)  # of planted examples only those that hold are judged
+        places = _hardest(verdict.right) if each else torch.arange(0)
+        kept, examples = made if case.keeps else made[:0], made[places.to(made.device)]
+        return Unit(verdict, kept, examples, places, middle - begin, end - middle)
 
     def _unit(self, key: str, number: int) -> Unit:
         unit = self._journal.read(key, number)
         if unit is None:
             raise ValueError(f"a unit of {key} has gone from the folder: evaluate into another one")
         return unit
+
+
+def _hardest(right: Tensor) -> Tensor:
+    """(K,) places of the images that are answered right least often, by (N, R) answers to them."""
+    return right.float().mean(1).argsort(stable=True)[:_EXAMPLES]
 
 
 @contextmanager

@@ -55,6 +55,18 @@ def test_redraws_images_and_steps_are_as_the_budget_says(whole, tiny):
     assert 0 < clean.steps_most <= 6
 
 
+def test_the_images_kept_for_the_report_are_those_answered_right_least_often(model, dataset, tiny):
+    with torch.no_grad():
+        answers = model(dataset.floats(0, 8)).argmax(1)
+    odd = torch.arange(8) % 2
+    known = replace(dataset, labels=(answers + odd) % 10)  # the odd ones are answered wrong
+
+    clean = honest(Target.plain(model), known, budget=tiny, rows=[0]).line(0, sanity.CLEAN)
+
+    assert clean.places == [1, 3, 5, 0]  # of the six that the budget takes, in two batches
+    assert torch.equal(clean.examples, known.images[clean.places].float() / 255)
+
+
 @pytest.mark.parametrize("after", [1, 9, 30])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(defense, dataset, tiny, whole, tmp_path, after):
     target, done = Target.defended(defense), []
