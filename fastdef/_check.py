@@ -1,10 +1,11 @@
 """What every public function asks of its input. An error says what was needed and what came, in one line."""
 
-import sys
 from numbers import Integral, Real
 
 import torch
 from torch import Tensor
+
+_LARGEST = torch.finfo(torch.float32).max
 
 
 def check_images(images: Tensor, *, where: str) -> None:
@@ -59,13 +60,13 @@ def check_labels(labels: Tensor, count: int, *, where: str) -> None:
 
 
 def check_positive(value: float, *, name: str, where: str) -> None:
-    """Refuse a hyperparameter that is not a finite number above zero.
+    """Refuse a hyperparameter that is not a number above zero which single precision holds.
 
     Raises:
         ValueError: naming the parameter and what came instead.
     """
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value <= sys.float_info.max:  # NaN is neither
-        raise ValueError(f"{where} needs {name} > 0, got {value!r:.80}")
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value <= _LARGEST:  # NaN is neither
+        raise ValueError(f"{where} needs {name} > 0 and within float32, got {value!r:.80}")
 
 
 def check_count(value: int, *, name: str, where: str) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastdef.checkpoint._atomic import writing_aside
 from fastdef.checkpoint._config import KEY, read_config, write_config
 from fastdef.checkpoint._tensors import Entry, assemble, compare
-from fastdef.nn import check_architecture
+from fastdef.nn import architecture_of, check_architecture
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64, "I64": torch.int64}
 
@@ -23,7 +23,7 @@ class Checkpoint:
 
     Attributes:
         model: in eval mode, float32 whatever the file stores, on the device asked for.
-        architecture: what ``fastdef.nn.build`` made the model from.
+        architecture: what ``fastdef.nn.build`` made the model from, with every default.
         classes: the name of each class.
         defense: the defense's configuration, or None.
         training: how it was trained, or None.
@@ -93,7 +93,7 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") ->
     except (RuntimeError, AssertionError) as error:  # torch without CUDA raises the second
         raise ValueError(f"cannot move {path} to device {str(device)!r}: {_one_line(error)}") from error
     classes = tuple(config["classes"])
-    return Checkpoint(model, config["architecture"], classes, config["defense"], config["training"])
+    return Checkpoint(model, architecture_of(model), classes, config["defense"], config["training"])
 
 
 def _check_kind(path: str | os.PathLike[str]) -> None:

@@ -15,9 +15,9 @@ from fastdef.bench.engine import Subject, bench_engine
 from fastdef.bench.figure import waterfall
 from fastdef.bench.growth import bench_growth
 from fastdef.bench.solvers import bench_solvers
-from fastdef.checkpoint import load, writing_aside
+from fastdef.checkpoint import load_for, writing_aside
 from fastdef.cli._shared import DEFAULT_DEVICE, Device, check_device
-from fastdef.data import load_dataset
+from fastdef.data import Dataset, load_dataset
 from fastdef.defense import ActiveDefense
 from fastdef.demo.run import ASSETS
 from fastdef.export.files import export_onnx
@@ -43,7 +43,7 @@ def defense(
     """Active Defense from a paper's loop to ours, one technique at a time, on the same images in one run."""
     dataset = load_dataset(data, "test", root=root).take(count).to(check_device(device))
     images = dataset.floats(0, len(dataset))
-    subject = _subject(model, architecture, images.shape[1], len(dataset.classes), device)
+    subject = _subject(model, architecture, dataset, device)
     if beta is not None:
         subject.beta = beta
     if ratio is not None:
@@ -66,12 +66,14 @@ def defense(
             aside.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def _subject(model: Path | None, architecture: str | None, channels: int, classes: int, device: str) -> ActiveDefense:
+def _subject(model: Path | None, architecture: str | None, dataset: Dataset, device: str) -> ActiveDefense:
     if architecture is not None:
         torch.manual_seed(0)
-        described = parse_architecture(architecture, num_classes=classes, in_channels=channels)
+        channels = dataset.images.shape[1]
+        described = parse_architecture(architecture, num_classes=len(dataset.classes), in_channels=channels)
         return ActiveDefense(build(described).eval().to(device))
-    return ActiveDefense.from_checkpoint(load(model or ASSETS / "smoothing.safetensors", device=device))
+    path = model or ASSETS / "smoothing.safetensors"
+    return ActiveDefense.from_checkpoint(load_for(path, dataset, device=device, labels=False))
 
 
 def _print(console: Console, found: dict) -> None:  # type: ignore[type-arg]
@@ -108,7 +110,8 @@ def solvers(
 ) -> None:
     """What an accelerated descent saves and what it changes, beside Algorithm 1 as written."""
     dataset = load_dataset(data, "test", root=root).take(count).to(check_device(device))
-    defense = ActiveDefense.from_checkpoint(load(model or ASSETS / "smoothing.safetensors", device=device))
+    path = model or ASSETS / "smoothing.safetensors"
+    defense = ActiveDefense.from_checkpoint(load_for(path, dataset, device=device))
     found = bench_solvers(defense, dataset)
     table = Table(title=f"{found['images']} images of {found['data']}; {found['machine']['name']}")
     for column in ("solver", "images", "accuracy", "steps mean/max", "pixel rms", "rms to gradient", "images/s"):
@@ -152,7 +155,11 @@ def engine(
     console = Console()
     with tempfile.TemporaryDirectory() as made:
         if folder is None:
-            export_onnx(load(file), Path(made), shape=(images.shape[1], images.shape[2], images.shape[3]))
+            export_onnx(
+                load_for(file, dataset, labels=False),
+                Path(made),
+                shape=(images.shape[1], images.shape[2], images.shape[3]),
+            )
         subject = Subject(file, folder or Path(made), device)
         found = bench_engine(
             subject,

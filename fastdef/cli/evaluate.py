@@ -9,10 +9,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from torch import nn
 
 from fastdef import ranks
-from fastdef.checkpoint import load, writing_aside
+from fastdef.checkpoint import load_for, writing_aside
 from fastdef.cli import honest
 from fastdef.cli._shared import DEFAULT_DEVICE, Data, Device, Download, Limit, Root, check_device
 from fastdef.data import load_dataset
@@ -72,11 +71,11 @@ def evaluate(
     options |= {name: value for name, value in given.items() if value is not None}
     if suite == "honest":
         passed = honest.run(
-            honest.target_of(model, place, undefended=undefended, options=options),
+            honest.target_of(model, dataset, undefended=undefended, options=options),
             dataset,
             budget=budget,
             eps=eps / 255,
-            surrogate=None if surrogate is None else _classifier(surrogate, place),
+            surrogate=None if surrogate is None else load_for(surrogate, dataset, device=place).model,
             rows=rows,
             seed=seed,
             report=report,
@@ -87,7 +86,7 @@ def evaluate(
         if not passed:
             raise typer.Exit(1)
         return
-    checkpoint = load(model, device=place)
+    checkpoint = load_for(model, dataset, device=place)
     defense = None
     if checkpoint.defense is not None and not undefended:
         defense = ActiveDefense.from_checkpoint(checkpoint, **options)
@@ -107,10 +106,6 @@ def evaluate(
     if json_file is not None and ranks.rank() == 0:
         with writing_aside(json_file) as aside:
             aside.write_text(json.dumps(found.to_json(), indent=1) + "\n")
-
-
-def _classifier(path: Path, device: torch.device) -> nn.Module:
-    return load(path, device=device).model.eval()
 
 
 def _table(found: Evaluation) -> Table:

@@ -4,14 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from torch import nn
 
 from fastdef import ranks
-from fastdef.checkpoint import load, writing_aside
+from fastdef.checkpoint import load_for, writing_aside
 from fastdef.data import Dataset
 from fastdef.defense import ActiveDefense
 from fastdef.evaluation.honest import BUDGETS, Findings, Target, honest, write_report
@@ -76,14 +75,13 @@ def run(
     return found.passed
 
 
-def target_of(model: Path, device: torch.device, *, undefended: bool, options: dict[str, Any]) -> Target:
+def target_of(model: Path, dataset: Dataset, *, undefended: bool, options: dict[str, Any]) -> Target:
     """What is deployed: a model file with its defense, if it has one, or an export's folder."""
     if model.is_dir():
         from fastdef.export.answering import exported_target  # its packages are an extra
 
         return exported_target(model, seed=options["seed"])
-    checkpoint = load(model, device=device)
-    checkpoint.model.eval()
+    checkpoint = load_for(model, dataset, device=dataset.images.device)
     if checkpoint.defense is None or undefended:
         return Target.plain(checkpoint.model)
     return Target.defended(ActiveDefense.from_checkpoint(checkpoint, **options))

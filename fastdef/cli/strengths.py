@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fastdef import ranks
-from fastdef.checkpoint import load, writing_aside
+from fastdef.checkpoint import load_for, writing_aside
 from fastdef.cli._shared import DEFAULT_DEVICE, Data, Device, Download, Limit, Root, check_device
 from fastdef.data import load_dataset
 from fastdef.evaluation import Strengths, draw_strengths, evaluate_strengths, rounds
@@ -38,7 +38,7 @@ def strengths(
     values = _parse(eps)
     dataset = load_dataset(data, split, root=root, download=download)
     dataset = (dataset if limit is None else dataset.take(limit)).to(place)
-    loaded = {_name(path): load(path, device=place) for path in models}
+    loaded = {_name(path): load_for(path, dataset, device=place) for path in models}
     if len(loaded) < len(models):
         raise ValueError("strengths needs models whose names, or folders' names, differ")
     found: dict[str, Strengths] = {}

@@ -15,7 +15,8 @@ from fastdef.nn._resnet import ResNet
 from fastdef.nn._sizes import check_sizes
 from fastdef.nn._wide_resnet import WideResNet
 
-_COMMON = {"name", "num_classes", "in_channels", "mean", "std", "conversions"}
+_DEFAULTS = {"num_classes": 10, "in_channels": 3}
+_COMMON = {"name", *_DEFAULTS, "mean", "std", "conversions"}
 _SIZES: dict[str, set[str]] = {"wide_resnet": {"depth", "width"}, "preact_resnet": {"depth"}, "resnet": {"depth"}}
 _OPTIONAL: dict[str, set[str]] = {"resnet": {"width"}}
 
@@ -29,7 +30,7 @@ def build(architecture: Mapping[str, Any]) -> nn.Module:
             ``mean`` and ``std`` (lists of one number a channel, or None), ``conversions`` (a list of dictionaries, each
             with the ``name`` of a registered conversion and its arguments, applied in order).
 
-    The dictionary stays with the model, see ``architecture_of``.
+    The dictionary stays with the model, ``num_classes`` and ``in_channels`` in it; see ``architecture_of``.
 
     Raises:
         ValueError: naming the first key that is missing, unknown or has a value the model refuses.
@@ -38,14 +39,13 @@ def build(architecture: Mapping[str, Any]) -> nn.Module:
     model = _plain(architecture)
     for conversion in architecture.get("conversions") or ():
         model = convert(model, conversion)
-    object.__setattr__(model, "architecture", copy.deepcopy(dict(architecture)))
+    object.__setattr__(model, "architecture", copy.deepcopy({**_DEFAULTS, **architecture}))
     return model
 
 
 def _plain(architecture: Mapping[str, Any]) -> nn.Module:
     name, depth = architecture["name"], architecture["depth"]
-    num_classes = architecture.get("num_classes", 10)
-    in_channels = architecture.get("in_channels", 3)
+    num_classes, in_channels = (architecture.get(key, default) for key, default in _DEFAULTS.items())
     check_sizes(num_classes=num_classes, in_channels=in_channels, where=f"architecture {name!r}")
     normalize = _normalize(architecture.get("mean"), architecture.get("std"), in_channels)
     common: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels, "normalize": normalize}
@@ -59,7 +59,7 @@ def _plain(architecture: Mapping[str, Any]) -> nn.Module:
 
 
 def architecture_of(model: nn.Module) -> dict[str, Any]:
-    """The dictionary ``model`` was built from by ``build``; a copy.
+    """The dictionary that ``build`` made ``model`` from, with every default; a copy.
 
     Raises:
         ValueError: if it was built in another way.

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from fastdef.checkpoint import load, save
+from fastdef.checkpoint import load_for, save
 from fastdef.data import Dataset
 from fastdef.defense import ActiveDefense
 
@@ -44,10 +44,7 @@ def calibrate(
         ValueError: if the file is not a model file, does not fit the images, or a parameter is out of its range; the
             file is then as it was.
     """
-    checkpoint = load(path, device=device)
-    channels = checkpoint.architecture.get("in_channels", 3)
-    if dataset.images.shape[1] != channels:
-        raise ValueError(f"{path} needs images of {channels} channels, got {dataset.images.shape[1]}")
+    checkpoint = load_for(path, dataset, device=device, labels=False)
     given: dict[str, Any] = {
         "layer": layer,
         "sigma": sigma,

@@ -240,7 +240,7 @@ def _writes(event: str, given: tuple[object, ...]) -> bool:
     if event == "open":
         path, _, flags = given
         return isinstance(path, str | os.PathLike) and bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))  # type: ignore[operator]
-    return event == "os.mkdir"
+    return event == "os.mkdir" and not os.path.lexists(given[0])  # type: ignore[arg-type]
 
 
 def _inside(path: str, folder: Path) -> bool:

@@ -68,6 +68,12 @@ def test_a_model_remembers_what_it_was_built_from():
     assert architecture_of(model) == architecture
 
 
+def test_what_was_left_out_is_told_too():
+    told = architecture_of(build({"name": "wide_resnet", "depth": 10, "width": 1}))
+
+    assert (told["num_classes"], told["in_channels"]) == (10, 3)
+
+
 def test_a_model_from_elsewhere_has_no_architecture_to_tell():
     with pytest.raises(ValueError, match="made by build, got a Linear"):
         architecture_of(nn.Linear(1, 1))
@@ -122,4 +128,4 @@ def test_conversions_are_applied_in_order():
     model = build(architecture)
 
     assert model(torch.rand(2, 3, 8, 8)).shape == (2, 5)
-    assert architecture_of(model) == architecture
+    assert architecture_of(model)["conversions"] == architecture["conversions"]

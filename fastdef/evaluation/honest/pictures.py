@@ -136,7 +136,8 @@ def _feature_maps(target: Target, stages: dict[str, Tensor]) -> dict[str, Tensor
     maps = {name: values[:, channel].cpu() for name, values in features.items()}
     low, high = (extreme(torch.stack(list(maps.values()))) for extreme in (torch.amin, torch.amax))
     return {
-        name: torch.from_numpy(colormaps["viridis"]((values - low) / (high - low))) for name, values in maps.items()
+        name: torch.from_numpy(colormaps["viridis"](((values - low) / (high - low)).numpy()))
+        for name, values in maps.items()
     }
 
 
