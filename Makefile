@@ -5,7 +5,10 @@ BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 8
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow fuzz lint audit clean
+# Inputs that Atheris gives each entrance.
+RUNS ?= 10000
+
+.PHONY: demo test test-slow fuzz fuzz-atheris lint audit clean
 
 demo: .venv/.core
 	@mkdir -p build
@@ -17,9 +20,12 @@ test: .venv/.dev
 test-slow: .venv/.dev
 	$(PYTEST) --dist loadfile -m "slow and not gpu"
 
-fuzz: .venv/.fuzz
+fuzz: .venv/.dev
 	$(PYTEST) --dist worksteal tests/fuzz --hypothesis-profile nightly
-	$(BIN)/python -m tests.fuzz.targets -runs=10000
+	$(MAKE) fuzz-atheris
+
+fuzz-atheris: .venv/.fuzz
+	$(BIN)/python -m tests.fuzz.targets -runs=$(RUNS)
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

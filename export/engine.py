@@ -15,7 +15,8 @@ from torch import Tensor
 
 from fastdef.defense.engine import bucket_sizes, cpu_chunk
 from fastdef.defense.noise import uniform_noise
-from fastdef.defense.pipeline import Pipeline, Request
+from fastdef.defense.pipeline import Pipeline
+from fastdef.defense.requests import Request
 from fastdef.defense.scheduler import Tally, run
 from fastdef.defense.slots import Slots
 from fastdef.export.manifest import MANIFEST, read, read_description

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from fastdef._check import check_count, check_images, check_positive
 from fastdef.checkpoint import Checkpoint
-from fastdef.defense.arguments import OnInvalid, check_budgets, check_ids, sound
+from fastdef.defense.arguments import OnInvalid, check_budgets, check_ids
 from fastdef.defense.engine import Engine, bucket_sizes
 from fastdef.defense.noise import uniform_noise
-from fastdef.defense.pipeline import Answer, Request, deadline_after
+from fastdef.defense.pipeline import Answer
+from fastdef.defense.requests import of_batch, of_stream
 from fastdef.defense.results import Defended, Smoothed
 from fastdef.defense.runner import answers
 from fastdef.defense.scheduler import Start, Tally, run
@@ -159,16 +160,12 @@ class ActiveDefense(nn.Module):
         Raises:
             ValueError: for images that are not that, NaN and Inf included, or ids or budgets that do not fit them.
         """
-        images, valid = sound(images, on_invalid, where="ActiveDefense")
-        ids = check_ids(ids, len(images))
-        limits = check_budgets(budgets, len(images), self.max_steps)
-        until = deadline_after(deadline)
-        requests = (
-            Request(image, id, limit if good else 0, until, good)
-            for image, id, limit, good in zip(self._place(images), ids.tolist(), limits, valid, strict=True)
+        most = self.max_steps
+        requests = of_batch(
+            images, self._place, ids=ids, budgets=budgets, most=most, deadline=deadline, on_invalid=on_invalid
         )
         found = []
-        for answer in answers(self, requests, images[0]):
+        for answer in answers(self, requests):
             found.append(answer)
             if progress is not None:
                 progress(1)
@@ -194,29 +191,11 @@ class ActiveDefense(nn.Module):
             on_invalid: as of :meth:`defend`.
 
         Raises:
-            ValueError: at an image that is not that.
+            ValueError: at an image that is not that, or has no id.
         """
-        numbers = iter(ids) if ids is not None else iter(range(1 << 62))
-        source = iter(images)
-        first = next(source, None)
-        if first is None:
-            return
-        sound(first[None], on_invalid, where="ActiveDefense.stream")
-
-        def requests() -> Iterator[Request]:
-            image: Tensor | None = first
-            while image is not None:
-                if image.shape != first.shape:
-                    raise ValueError(
-                        f"ActiveDefense.stream needs images of one shape, got {tuple(image.shape)} "
-                        f"after {tuple(first.shape)}"
-                    )
-                (checked,), (good,) = sound(image[None], on_invalid, where="ActiveDefense.stream")
-                limit = self.max_steps if good else 0
-                yield Request(self._place(checked), next(numbers), limit, deadline_after(deadline), good)
-                image = next(source, None)
-
-        yield from answers(self, requests(), first)
+        return answers(
+            self, of_stream(images, self._place, ids=ids, most=self.max_steps, deadline=deadline, on_invalid=on_invalid)
+        )
 
     def smooth(
         self,
@@ -320,4 +299,4 @@ class ActiveDefense(nn.Module):
     def _place(self, images: Tensor) -> Tensor:
         weight = next(self.model.parameters())
         state = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        return images.detach().to(device=weight.device, dtype=state)
+        return sent(images.detach().to(state), weight.device)

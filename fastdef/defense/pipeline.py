@@ -1,7 +1,6 @@
 """From images in order to answers in order, through slots that finish in any order."""
 
 import math
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -10,26 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
+from fastdef.defense.requests import Request
 from fastdef.defense.scheduler import End, Start
-
-
-@dataclass(frozen=True)
-class Request:
-    """One image to defend.
-
-    Attributes:
-        image: (C, H, W) float32 in [0, 1], on the model's device.
-        id: what its noise hangs on, with the seed and the outer loop.
-        limit: steps that each outer loop may take.
-        deadline: ``time.monotonic()`` at which its smoothing ends, done or not.
-        valid: False for a stand-in of what was no image.
-    """
-
-    image: Tensor
-    id: int
-    limit: int
-    deadline: float | None = None
-    valid: bool = True
 
 
 @dataclass(frozen=True)
@@ -151,8 +132,3 @@ class Pipeline:
             converged=all(end.loss <= self._delta and not end.expired for end in ends),
             expired=any(end.expired for end in ends),
         )
-
-
-def deadline_after(seconds: float | None) -> float | None:
-    """The moment ``seconds`` from now, on the clock of ``Request.deadline``."""
-    return None if seconds is None else time.monotonic() + seconds

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fastdef.defense.pipeline import Answer, Pipeline, Request
+from fastdef.defense.pipeline import Answer, Pipeline
+from fastdef.defense.requests import Request
 from fastdef.defense.scheduler import run
 
 if TYPE_CHECKING:
     from fastdef.defense.active import ActiveDefense
 
 
-def answers(defense: ActiveDefense, requests: Iterable[Request], like: Tensor) -> Iterator[Answer]:
-    """Answer requests, all of images like ``like`` (C, H, W), in their order.
+def answers(defense: ActiveDefense, requests: Iterable[Request]) -> Iterator[Answer]:
+    """Answer requests, all of images of one shape, in their order.
 
     Out of memory, the slots are halved and what has no answer yet begins anew: an answer does not depend on the slots,
     so nothing but time is lost.
@@ -32,17 +33,21 @@ def answers(defense: ActiveDefense, requests: Iterable[Request], like: Tensor) -
     rest = iter(requests)
     waiting: deque[Request] = deque()  # asked for and not answered yet, in order, as answers are
     try:
-        for answer in _once(defense, _remembered(rest, waiting), like):
+        for answer in _once(defense, _remembered(rest, waiting)):
             yield answer if waiting.popleft().valid else answer.as_invalid()
         return
     except torch.OutOfMemoryError:
         if defense.slots == 1:
             raise
     defense.halve_slots()
-    yield from answers(defense, chain(waiting, rest), like)
+    yield from answers(defense, chain(waiting, rest))
 
 
-def _once(defense: ActiveDefense, requests: Iterable[Request], like: Tensor) -> Iterator[Answer]:
+def _once(defense: ActiveDefense, requests: Iterator[Request]) -> Iterator[Answer]:
+    first = next(requests, None)
+    if first is None:
+        return
+
     def noisy(chunk: list[Request], loop: int) -> Tensor:
         images = torch.stack([request.image for request in chunk])
         return images + defense.noise(torch.tensor([request.id for request in chunk]), loop, images)
@@ -56,7 +61,7 @@ def _once(defense: ActiveDefense, requests: Iterable[Request], like: Tensor) -> 
         return torch.cat([defense.model(image[None]) for image in images])
 
     pipeline = Pipeline(
-        requests,
+        chain([first], requests),
         noisy=noisy,
         classify=classify,
         delta=defense.delta,
@@ -64,7 +69,7 @@ def _once(defense: ActiveDefense, requests: Iterable[Request], like: Tensor) -> 
         batch=defense.slots,
         window=8 * defense.slots,
     )
-    with defense.slots_for(like) as lease:
+    with defense.slots_for(first.image) as lease:
         yield from pipeline.answers(run(pipeline.starts(), lease, defense.sizes, defense.tally))
 
 

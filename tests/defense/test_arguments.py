@@ -34,3 +34,10 @@ def test_a_stream_flags_what_is_no_image_in_its_place(defense_for, model, images
 def test_another_way_with_invalid_images_is_refused(defense_for, model, images):
     with pytest.raises(ValueError, match="on_invalid as 'raise' or 'flag', got 'skip'"):
         defense_for(model, images).defend(images, on_invalid="skip")
+
+
+def test_a_stream_with_fewer_ids_than_images_is_refused_and_not_cut_short(defense_for, model, images):
+    defense = defense_for(model, images)
+
+    with pytest.raises(ValueError, match="an id for every image, got more images than ids"):
+        list(defense.stream(iter(images[:3]), ids=[5, 6]))

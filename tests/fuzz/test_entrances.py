@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 
 import pytest
 import torch
@@ -11,9 +12,7 @@ from hypothesis import strategies as st
 from fastdef._check import check_images
 from tests.fuzz.apart import Apart
 from tests.fuzz.catalogue import ENTRANCES
-from tests.fuzz.entrances import Entrance, check
-
-SLOW = ("onnx_step", "onnx_defended", "onnx_descriptions")  # their export takes most of a minute
+from tests.fuzz.entrances import Entrance, check, export_to
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,18 +53,24 @@ def spoilt(content, changes):
     return bytes(content)
 
 
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """A small export with its defense, which takes most of a minute."""
+    folder = tmp_path_factory.mktemp("exported")
+    export_to(folder, True)
+    return folder
+
+
 @pytest.fixture
 def apart(tmp_path, request):
+    if request.param in ("onnx_step", "onnx_defended", "onnx_descriptions"):
+        shutil.copytree(request.getfixturevalue("exported"), tmp_path / "files")
     apart = Apart(request.param, tmp_path / "files")
     yield apart
     apart.close()
 
 
-@pytest.mark.parametrize(
-    "apart",
-    [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in ENTRANCES],
-    indirect=True,
-)
+@pytest.mark.parametrize("apart", ENTRANCES, indirect=True)
 def test_spoilt_bytes(apart):
     sound = apart.sound()
 
@@ -108,11 +113,7 @@ def replanted(content, changes):
     return json.dumps(tree["root"]).encode()
 
 
-@pytest.mark.parametrize(
-    "apart",
-    ["model_configurations", "manifests", pytest.param("onnx_descriptions", marks=pytest.mark.slow)],
-    indirect=True,
-)
+@pytest.mark.parametrize("apart", ["model_configurations", "manifests", "onnx_descriptions"], indirect=True)
 def test_descriptions_of_other_shapes_and_types(apart):
     (sound,) = apart.sound()
 
