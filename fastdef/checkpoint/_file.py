@@ -97,6 +97,8 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") ->
 
 
 def _check_kind(path: str | os.PathLike[str]) -> None:
+    if Path(path).is_dir():
+        raise ValueError(f"cannot load {path}: it is a folder, and not a model file")
     if not Path(path).is_file():
         raise ValueError(f"cannot load {path}: there is no such file")
     try:

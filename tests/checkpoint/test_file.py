@@ -178,8 +178,9 @@ def test_a_truncated_file_is_refused(path, model, kept):
 
 
 def test_no_file_and_a_folder_are_refused(tmp_path):
-    for path in (tmp_path / "none", tmp_path):
-        with pytest.raises(ValueError, match=f"cannot load {path}: there is no such file"):
+    refused = {tmp_path / "none": "there is no such file", tmp_path: "it is a folder, and not a model file"}
+    for path, reason in refused.items():
+        with pytest.raises(ValueError, match=f"cannot load {path}: {reason}"):
             load(path)
 
 
