@@ -19,6 +19,7 @@ from fastdef.defense import ActiveDefense
 from fastdef.export.arithmetic_noise import translations
 from fastdef.export.manifest import MANIFEST, check_steps, sha256
 from fastdef.export.modules import DefendedClassifier, InType, NoisedClassifier, Probabilities, Steps
+from fastdef.export.packages import check_installed
 
 OPSET = 20
 _BFLOAT16_OPSET = 22  # the first with a bfloat16 convolution
@@ -58,8 +59,9 @@ def export_onnx(
 
     Raises:
         ValueError: for a model with an operator that ONNX has no form for, naming it; for a defense of more steps than
-            an export may take; or a file that cannot be written.
+            an export may take; for a missing package; or a file that cannot be written.
     """
+    check_installed("onnx", "onnxscript")
     if checkpoint.defense is not None:
         check_steps(ActiveDefense.from_checkpoint(checkpoint, compile=False).config())
     make_folder(folder)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastdef.export.manifest import MANIFEST, verified
+from fastdef.export.packages import check_installed
 from fastdef.export.tensorrt_engines import tensorrt
 
 _ONNX = {
@@ -51,6 +52,7 @@ class OnnxSession:
     """
 
     def __init__(self, path: Path, providers: Sequence[str]) -> None:
+        check_installed("onnxruntime")
         import onnxruntime
 
         content = verified(path)

@@ -12,6 +12,7 @@ from fastdef.data import Dataset, load_dataset
 from fastdef.demo.run import ASSETS
 from fastdef.evaluation import Attack
 from fastdef.export.files import export_onnx
+from fastdef.export.packages import check_installed
 from fastdef.export.parity import check_parity
 from fastdef.export.small import cost, export_small
 from fastdef.export.tensorrt_engines import EngineOptions, export_engines, tensorrt
@@ -50,6 +51,8 @@ def export(
     options = EngineOptions(_batches(batches), version_compatible, hardware_compatible, timing_cache)
     if format == "tensorrt":
         tensorrt()  # before the work
+    if check or small:
+        check_installed("onnxruntime")  # which they run
     checkpoint = load(model)
     shape = image_shape(checkpoint, size)
     # The images after those that are judged are what int8 is calibrated on.
@@ -84,7 +87,10 @@ def _images(data: str, root: Path, limit: int, shape: tuple[int, int, int]) -> D
     """
     dataset = load_dataset(data, "test", root=root).take(limit)
     if dataset.images.shape[1:] != shape:
-        raise ValueError(f"--data needs images of {shape}, as the model has, got {tuple(dataset.images.shape[1:])}")
+        raise ValueError(
+            f"the export is checked on images of {shape}, got {data}'s of {tuple(dataset.images.shape[1:])}: "
+            "give --data and --root, or --no-check"
+        )
     return dataset
 
 

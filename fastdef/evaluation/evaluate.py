@@ -61,12 +61,14 @@ class Evaluation:
         attack: what attacked.
         data: name and split of the images.
         device: where it ran.
+        dtype: of the defense's convolutions; the classifier's are float32.
     """
 
     rows: list[Row]
     attack: Attack
     data: str
     device: str
+    dtype: str = "float32"
 
     def to_json(self) -> dict[str, Any]:
         """Everything, JSON-able."""
@@ -75,7 +77,7 @@ class Evaluation:
             "images": self.rows[0].accuracy.count,
             "attack": {**asdict(self.attack), "crafted_on": "the undefended model"},
             "device": self.device,
-            "dtype": "float32",
+            "dtype": self.dtype,
             "python": platform.python_version(),
             "torch": torch.__version__,
             "rows": {row.name: row.to_json() for row in self.rows},
@@ -128,6 +130,7 @@ def evaluate(
         attack=attack,
         data=f"{dataset.name} {dataset.split}",
         device=str(dataset.images.device),
+        dtype=str(defense.dtype if defense else torch.float32).removeprefix("torch."),
     )
 
 

@@ -74,6 +74,12 @@ def test_a_report_says_how_it_was_made(model, dataset):
     assert report["attack"] | {"steps": 2, "seed": 7, "crafted_on": "the undefended model"} == report["attack"]
 
 
+def test_a_report_says_what_the_defense_computed_in(model, dataset):
+    defense = ActiveDefense(model, beta=3.0, max_steps=2, dtype=torch.bfloat16, compile=False)
+
+    assert evaluate(model, dataset, defense=defense, attack=Attack(steps=1)).to_json()["dtype"] == "bfloat16"
+
+
 def test_attacked_batches_and_accuracy_make_what_evaluate_makes(model, dataset):
     attack = Attack(eps=0.1, steps=3)
 
