@@ -14,8 +14,8 @@ Root = Annotated[Path | None, typer.Option(help="folder that holds it")]
 Download = Annotated[bool, typer.Option(help="fetch it from the hub")]
 Limit = Annotated[int | None, typer.Option(min=1, help="first images only")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
-_LARGEST = 8192  # pixels a side
-Size = Annotated[int | None, typer.Option(min=1, max=_LARGEST, help="height and width; the model's own if it says")]
+LARGEST = 8192  # pixels a side
+Size = Annotated[int | None, typer.Option(min=1, max=LARGEST, help="height and width; the model's own if it says")]
 
 DEFAULT_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -48,7 +48,7 @@ def image_shape(checkpoint: Checkpoint, size: int | None) -> tuple[int, int, int
     if (
         not isinstance(stored, list)
         or len(stored) != 3
-        or not all(isinstance(n, int) and 1 <= n <= _LARGEST for n in stored)
+        or not all(isinstance(n, int) and 1 <= n <= LARGEST for n in stored)
     ):
         raise ValueError("--size is needed, because the model file does not say what images it was trained on")
     return channels, stored[1], stored[2]

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from fastdef.checkpoint import import_foreign, save
+from fastdef.cli._shared import LARGEST
 from fastdef.nn import architecture_of, parse_architecture
 
 
@@ -15,10 +16,28 @@ def import_(
     out: Annotated[Path, typer.Option(help="the model file to write")],
     num_classes: Annotated[int, typer.Option(min=2)] = 10,
     in_channels: Annotated[int, typer.Option(min=1)] = 3,
+    mean: Annotated[
+        str | None, typer.Option(help="that its training subtracted, such as 0.49,0.48,0.45, where the file lacks it")
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="that its training divided by")] = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, max=LARGEST, help="height and width of its images, for export and the like")
+    ] = None,
 ) -> None:
     """Turn a foreign checkpoint into a model file. Reads tensors only: nothing in the file is executed."""
-    described = parse_architecture(architecture, num_classes=num_classes, in_channels=in_channels)
+    if (mean is None) != (std is None):
+        raise ValueError("--mean and --std go together, got one of them")
+    constants = {name: _numbers(name, text) for name, text in (("mean", mean), ("std", std)) if text is not None}
+    described = parse_architecture(architecture, num_classes=num_classes, in_channels=in_channels, **constants)
     model = import_foreign(checkpoint, described)
     classes = [str(number) for number in range(num_classes)]
-    save(out, model, architecture=architecture_of(model), classes=classes)
+    training = None if size is None else {"shape": [in_channels, size, size]}
+    save(out, model, architecture=architecture_of(model), classes=classes, training=training)
     typer.echo(f"wrote {out}")
+
+
+def _numbers(name: str, text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"--{name} needs a number for each channel, separated by commas, got {text!r}") from error

@@ -137,6 +137,21 @@ def test_a_foreign_checkpoint_is_imported(run, refuse, tmp_path):
     assert "ours" in refuse("import", out, "--architecture", "wrn-10-1", "--out", tmp_path / "again")
 
 
+def test_what_stood_in_the_data_loader_of_a_foreign_checkpoint_can_be_given(run, refuse, tmp_path):
+    torch.save(WideResNet(10, 1).state_dict(), tmp_path / "theirs.pt")
+    command = ["import", tmp_path / "theirs.pt", "--architecture", "wrn-10-1", "--out", tmp_path / "ours.safetensors"]
+
+    run(*command, "--mean", "0.1,0.2,0.3", "--std", "0.4,0.5,0.6", "--size", 32)
+
+    found = load(tmp_path / "ours.safetensors")
+    assert found.training == {"shape": [3, 32, 32]}
+    torch.testing.assert_close(found.model.normalize.mean.flatten(), torch.tensor([0.1, 0.2, 0.3]))
+    torch.testing.assert_close(found.model.normalize.std.flatten(), torch.tensor([0.4, 0.5, 0.6]))
+    assert "--mean and --std go together" in refuse(*command, "--mean", "0.5,0.5,0.5")
+    assert "--std needs a number for each channel" in refuse(*command, "--mean", "0,0,0", "--std", "a,b,c")
+    assert "std as a list of 3 numbers" in refuse(*command, "--mean", "0,0,0", "--std", "1")
+
+
 def test_channel_statistics_are_of_every_image():
     images = torch.zeros(5000, 2, 2, 2, dtype=torch.uint8)
     images[-1000:, 1] = 255
