@@ -20,7 +20,7 @@ test: .venv/.dev
 test-slow: .venv/.dev
 	$(PYTEST) --dist loadfile -m "slow and not gpu"
 
-fuzz: .venv/.dev
+fuzz: .venv/.fuzz
 	$(PYTEST) --dist worksteal tests/fuzz --hypothesis-profile nightly
 	$(MAKE) fuzz-atheris
 

@@ -4,6 +4,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastdef._check import check_count
 from fastdef.defense.engine import bucket_sizes, cpu_chunk
 from fastdef.defense.noise import uniform_noise
 from fastdef.defense.pipeline import Pipeline
@@ -85,7 +87,7 @@ class Engine(ABC):
         ids = np.arange(len(images)) if ids is None else ids
         if ids.shape != (len(images),) or ids.dtype != np.int64 or ids.min() < 0:
             raise ValueError(f"the engine needs ({len(images)},) int64 ids from 0 up, got {ids.shape} {ids.dtype}")
-        if not 0 <= seed < 2**63:
+        if not isinstance(seed, Integral) or not 0 <= seed < 2**63:
             raise ValueError(f"the engine needs a seed from 0 up, of 63 bits, got {seed}")
         return self._answer(images, ids, seed)
 
@@ -207,6 +209,9 @@ def load_engine(
             ``model.json`` beside it names, it is of another's making, or cannot run here.
     """
     place = Path(path)
+    check_count(slots, name="slots", where="load_engine")
+    if not providers or not place.exists():
+        raise ValueError(f"load_engine needs a provider and what `fastdef export` wrote, got {providers} and {place}")
     folder, ending = (place, "") if place.is_dir() else (place.parent, place.suffix)
     engines = ending == ".engine" or list(providers) == ["TensorRT"]
     names = ["step", "classifier"] if driven else ["defended"]

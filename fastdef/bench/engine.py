@@ -29,7 +29,7 @@ class Subject:
     Attributes:
         model: a model file with an Active Defense.
         folder: its export.
-        device: "cpu" or "cuda".
+        device: PyTorch's; where it is a GPU, the engines run on the first one.
     """
 
     model: Path
@@ -39,7 +39,8 @@ class Subject:
 
 def contenders(subject: Subject) -> dict[str, Callable[[], Answer]]:
     """By name, how each engine is loaded: PyTorch twice, ONNX Runtime twice, TensorRT twice where it has engines."""
-    providers = CUDA if subject.device == "cuda" else CPU
+    cuda = torch.device(subject.device).type == "cuda"
+    providers = CUDA if cuda else CPU
 
     def pytorch(*, compile: bool) -> Answer:
         return ActiveDefense.from_checkpoint(load(subject.model, device=subject.device), compile=compile).defend
@@ -54,7 +55,7 @@ def contenders(subject: Subject) -> dict[str, Callable[[], Answer]]:
         "ONNX Runtime, whole": lambda: engine(providers, driven=False),
         "ONNX Runtime, driven": lambda: engine(providers, driven=True),
     }
-    if subject.device == "cuda" and (subject.folder / "defended.engine").is_file():
+    if cuda and (subject.folder / "defended.engine").is_file():
         found["TensorRT, whole"] = lambda: engine(("TensorRT",), driven=False)
         found["TensorRT, driven"] = lambda: engine(("TensorRT",), driven=True)
     return found
@@ -118,4 +119,5 @@ def _peak_bytes(subject: Subject, name: str, images: Tensor) -> int:
     contenders(subject)[name]()(images)
     # Not getrusage, whose peak a new process inherits from the one that made it.
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(peak.split()[1]) * 1024 + (torch.cuda.max_memory_allocated() if subject.device == "cuda" else 0)
+    device = torch.device(subject.device)
+    return int(peak.split()[1]) * 1024 + (torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0)

@@ -3,13 +3,20 @@
 import os
 
 import torch
+from torch import nn
 
 from fastdef.checkpoint._file import Checkpoint, load
 from fastdef.data import Dataset
+from fastdef.nn import AFA2d, MultiBatchNorm2d
 
 
 def load_for(
-    path: str | os.PathLike[str], dataset: Dataset, *, device: str | torch.device = "cpu", labels: bool = True
+    path: str | os.PathLike[str],
+    dataset: Dataset,
+    *,
+    device: str | torch.device = "cpu",
+    labels: bool = True,
+    parts: bool = False,
 ) -> Checkpoint:
     """``load`` a model file that takes a data set's images, and whose answers its labels can judge.
 
@@ -18,27 +25,44 @@ def load_for(
         dataset: what the model is to answer.
         device: where the model goes.
         labels: whether the labels are needed; without, only the images have to fit.
+        parts: take a model of AFA's stage I too, of which every branch answers by itself.
 
     Raises:
-        ValueError: as ``load`` does; for images of other channels, a label that the model has no class for, or its
-            classes in another order, by which every count would be wrong.
+        ValueError: as ``load`` does; for images of another shape than the model was trained on, a label that it has no
+            class for, or one of its classes under another number, by which every count would be wrong.
     """
     checkpoint = load(path, device=device)
-    channels, given = checkpoint.architecture["in_channels"], dataset.images.shape[1]
-    if given != channels:
-        raise ValueError(f"{path} needs images of {channels} channels, got {given}")
+    channels, given = checkpoint.architecture["in_channels"], tuple(dataset.images.shape[1:])
+    if given[0] != channels:
+        raise ValueError(f"{path} needs images of {channels} channels, got {given[0]}")
+    trained = (checkpoint.training or {}).get("shape")
+    if trained is not None and list(given) != trained:
+        raise ValueError(f"{path} needs images of the shape it was trained on, {trained}, got {list(given)}")
+    if not parts:
+        check_whole(path, checkpoint.model)
     if labels:
         _check_classes(path, checkpoint.classes, dataset)
     return checkpoint
+
+
+def check_whole(path: str | os.PathLike[str], model: nn.Module) -> None:
+    """Refuse a model of AFA's stage I where one answer is wanted: it has one for each branch.
+
+    Raises:
+        ValueError: naming the stage whose model has one.
+    """
+    modules = list(model.modules())
+    branched = any(isinstance(module, MultiBatchNorm2d) for module in modules)
+    if branched and not any(isinstance(module, AFA2d) for module in modules):
+        raise ValueError(f"{path} is of AFA's stage I, whose branches answer one by one; take the model of stage II")
 
 
 def _check_classes(path: str | os.PathLike[str], classes: tuple[str, ...], dataset: Dataset) -> None:
     last = int(dataset.labels.max()) if len(dataset) else 0
     if last >= len(classes):
         raise ValueError(f"{path} needs labels of its {len(classes)} classes, got {dataset.name}'s {last}")
-    given = dataset.classes
-    if given != classes and sorted(given) == sorted(classes):
-        place = next(place for place in range(len(given)) if given[place] != classes[place])
-        raise ValueError(
-            f"{path} needs its classes in its own order: number {place} is {classes[place]!r}, got {given[place]!r}"
-        )
+    for number, name in enumerate(dataset.classes):
+        if name in classes and classes.index(name) != number:
+            raise ValueError(
+                f"{path} needs its classes under its own numbers: {name!r} is {classes.index(name)}, got {number}"
+            )

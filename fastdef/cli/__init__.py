@@ -3,6 +3,7 @@
 import sys
 from typing import Annotated
 
+import torch
 import typer
 
 import fastdef
@@ -71,6 +72,15 @@ def main() -> None:
         _end(f"{error.filename or 'the system'}: {error.strerror or error}", 2)
     except RankLost:
         _end(LOST, 1)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        _end("out of memory: smaller batches, images or models, or fewer images, may fit", 1)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Torch has a class for it on CUDA alone."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _end(reason: str, status: int) -> None:

@@ -29,7 +29,7 @@ def check_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # which on the meta device there is not
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises the second
+    except (RuntimeError, AssertionError, ImportError) as error:  # without CUDA the second, without a plug-in the third
         reason = str(error).splitlines()[0]
         raise ValueError(f"--device needs a device that is there, got {name!r}: {reason}") from error
     return check_own_device(device)

@@ -6,7 +6,7 @@ from typing import Annotated
 import torch
 import typer
 
-from fastdef.checkpoint import Checkpoint, load
+from fastdef.checkpoint import Checkpoint, check_whole, load
 from fastdef.cli._shared import Size, image_shape
 from fastdef.data import Dataset, load_dataset
 from fastdef.demo.run import ASSETS
@@ -54,6 +54,7 @@ def export(
     if check or small:
         check_installed("onnxruntime")  # which they run
     checkpoint = load(model)
+    check_whole(model, checkpoint.model)
     shape = image_shape(checkpoint, size)
     # The images after those that are judged are what int8 is calibrated on.
     dataset = _images(data, root, 2 * limit if small else limit, shape) if check or small else None

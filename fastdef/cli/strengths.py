@@ -38,7 +38,7 @@ def strengths(
     values = _parse(eps)
     dataset = load_dataset(data, split, root=root, download=download)
     dataset = (dataset if limit is None else dataset.take(limit)).to(place)
-    loaded = {_name(path): load_for(path, dataset, device=place) for path in models}
+    loaded = {_name(path): load_for(path, dataset, device=place, parts=True) for path in models}
     if len(loaded) < len(models):
         raise ValueError("strengths needs models whose names, or folders' names, differ")
     found: dict[str, Strengths] = {}
