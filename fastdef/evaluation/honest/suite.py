@@ -246,7 +246,7 @@ def _settings(
         "eps": eps,
         "seed": seed,
         "budget": budget.to_json(),
-        "model_sha256": None if target.classifier is None else _digest(_tensors(target.classifier)),
+        "model_sha256": target.identity if target.classifier is None else _digest(_tensors(target.classifier)),
         "defense": None if target.defense is None else _described(target.defense),
         "surrogate_sha256": None if surrogate is None else _digest(_tensors(surrogate)),
         "device": str(dataset.images.device),

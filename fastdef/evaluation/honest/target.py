@@ -38,6 +38,8 @@ class Target:
         random: whether the same image with another id may be answered otherwise.
         defense: the Active Defense that purifies, for attacks that know its loop.
         batch: images that a gradient is taken of at once.
+        identity: sha256 of what is deployed, where there is no classifier to take it of; None where nobody knows it,
+            and then a folder of work cannot tell such a target from another.
     """
 
     answer: Callable[[Tensor, Tensor], Answers]
@@ -46,6 +48,7 @@ class Target:
     random: bool = False
     defense: ActiveDefense | None = None
     batch: int = 128
+    identity: str | None = None
 
     @classmethod
     def plain(cls, model: nn.Module, *, random: bool = False) -> "Target":
@@ -80,9 +83,11 @@ class Target:
         )
 
     @classmethod
-    def opaque(cls, answer: Callable[[Tensor, Tensor], Answers], *, random: bool) -> "Target":
+    def opaque(
+        cls, answer: Callable[[Tensor, Tensor], Answers], *, random: bool, identity: str | None = None
+    ) -> "Target":
         """Something that only answers, such as an exported engine: black-box attacks alone."""
-        return cls(answer, random=random)
+        return cls(answer, random=random, identity=identity)
 
 
 @torch.no_grad()

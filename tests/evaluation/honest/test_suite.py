@@ -141,6 +141,19 @@ def test_what_only_answers_is_attacked_by_black_boxes(model, dataset, tiny):
     assert {case.row for case in found.not_run} == {0, 1, 3, 4, 5, 7}
 
 
+def test_the_work_on_what_only_answers_is_not_taken_for_another_s(dataset, tiny, tmp_path):
+    def answer(images, ids):
+        nothing = torch.zeros(len(images), dtype=torch.int64)
+        return Answers(torch.zeros(len(images), 10), nothing, nothing.bool())
+
+    first, second = (Target.opaque(answer, random=False, identity=name) for name in "ab")
+    honest(first, dataset, budget=tiny, rows=[0], folder=tmp_path)
+
+    honest(first, dataset, budget=tiny, rows=[0], folder=tmp_path, resume=True)
+    with pytest.raises(ValueError, match="model_sha256 was a, got b"):
+        honest(second, dataset, budget=tiny, rows=[0], folder=tmp_path, resume=True)
+
+
 class Noisy(torch.nn.Module):
     def __init__(self, model):
         super().__init__()
