@@ -78,8 +78,8 @@ def honest(
         progress: called after every unit of this rank's work.
 
     Raises:
-        ValueError: for an empty data set, rows that there are not, a folder that holds other work, none
-            on several ranks, or a missing library.
+        ValueError: for an empty data set, a target of one class, rows that there are not, a folder that holds other
+            work, none on several ranks, or a missing library.
     """
     if set(rows) & _BY_AUTOATTACK:
         autoattack.check_installed()
@@ -113,6 +113,8 @@ def _classes(target: Target, dataset: Dataset) -> int:
     if not target.random and not torch.allclose(first, again, rtol=1e-3, atol=1e-3):
         raise ValueError("honest needs to know that a target is random, and got one that is and does not say so")
     classes = first.shape[1]
+    if classes < 2:
+        raise ValueError(f"honest needs a target of at least two classes, got {classes}: no answer could be wrong")
     if int(dataset.labels.max()) >= classes:
         raise ValueError(f"honest needs labels that the model has: {classes} classes, got {int(dataset.labels.max())}")
     return classes

@@ -9,7 +9,7 @@ from fastdef.data import Dataset
 from fastdef.defense.noise import uniform_noise
 from fastdef.evaluation.honest import Answers, Target, honest
 from fastdef.evaluation.honest.rows import sanity
-from fastdef.nn import convert_to_afa, convert_to_multi_bn
+from fastdef.nn import build, convert_to_afa, convert_to_multi_bn, parse_architecture
 
 
 def told(found):
@@ -152,6 +152,35 @@ def test_the_work_on_what_only_answers_is_not_taken_for_another_s(dataset, tiny,
     honest(first, dataset, budget=tiny, rows=[0], folder=tmp_path, resume=True)
     with pytest.raises(ValueError, match="model_sha256 was a, got b"):
         honest(second, dataset, budget=tiny, rows=[0], folder=tmp_path, resume=True)
+
+
+def of_classes(count):
+    torch.manual_seed(0)
+    return build(parse_architecture("wrn-10-1", num_classes=count, in_channels=1)).eval()
+
+
+@pytest.fixture(scope="module")
+def of_two_classes(dataset):
+    return replace(dataset, labels=torch.arange(8) % 2, classes=("a", "b"))
+
+
+def test_a_defended_model_of_two_classes_is_attacked_but_by_losses_that_need_more(of_two_classes, tiny):
+    defense = fastdef.ActiveDefense(of_classes(2), beta=3.0, max_steps=3, compile=False)
+
+    found = honest(Target.defended(defense), of_two_classes, budget=tiny, surrogate=defense.model)
+
+    assert {line.case.row for line in found.lines} == set(range(7))
+    assert [(case.row, case.reason) for case in found.not_run] == [
+        (3, "its loss needs four classes, and there are 2"),
+        (7, "its DLR loss needs three classes, and there are 2"),
+    ]
+
+
+def test_a_model_of_one_class_is_refused(dataset, tiny):
+    ones = replace(dataset, labels=torch.zeros(8, dtype=torch.int64), classes=("a",))
+
+    with pytest.raises(ValueError, match="at least two classes, got 1"):
+        honest(Target.plain(of_classes(1)), ones, budget=tiny)
 
 
 class Noisy(torch.nn.Module):
