@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastdef._check import check_images, check_labels
 from fastdef.attacks._losses import cross_entropy
-from fastdef.attacks._model import crafting
+from fastdef.attacks._model import crafting, gradient_of
 
 Strength = float | Tensor  # one number, or (N,): one an image
 Model = Callable[[Tensor], Tensor]  # (N, C, H, W) images -> (N, classes) logits
@@ -53,7 +53,7 @@ def pgd(
         (N, C, H, W) adversarial images: within eps of the images, in [0, 1], without a gradient.
 
     Raises:
-        ValueError: for images, labels or hyperparameters out of their range.
+        ValueError: for images, labels or hyperparameters out of their range, or a model that gives no gradient.
     """
     check_attack(images, labels, eps, step, steps, where="pgd")
     radius = column(eps, images)
@@ -122,12 +122,15 @@ def projected_ascent(
         steps: number of steps.
         start: where to begin, inside the ball.
         direction: what to do with the gradient before a step.
+
+    Raises:
+        ValueError: if the objective has no gradient.
     """
     x, radius = start.detach(), torch.as_tensor(eps).to(images)
     for _ in range(steps):
         with torch.enable_grad():
             x.requires_grad_()
-            (gradient,) = torch.autograd.grad(objective(x).sum(), x)
+            gradient = gradient_of(objective(x), x)
         change = x.detach() + step * direction(gradient) - images  # in this order, as the libraries: the same bits
         x = (images + torch.clamp(change, -radius, radius)).clamp(0, 1)
     return x.detach()

@@ -136,6 +136,12 @@ def test_bad_input_is_refused(model, batch, change, message):
         apgd(model, **arguments)
 
 
+@pytest.mark.parametrize("attack", [apgd, apgd_targeted])
+def test_what_gives_no_gradient_is_refused(model, batch, attack):
+    with pytest.raises(ValueError, match="need a differentiable model"):
+        attack(lambda images: model(images).detach(), *batch, eps=EPS)
+
+
 def test_three_classes_are_too_few_for_the_targeted_loss(batch):
     images, _ = batch
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))

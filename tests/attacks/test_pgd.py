@@ -222,6 +222,13 @@ def test_bad_input_is_refused(model, batch, change, message):
         pgd(model, **arguments)
 
 
+@pytest.mark.parametrize("name", ATTACKS)
+def test_what_gives_no_gradient_is_refused(model, batch, name):
+    for detached in (lambda images: model(images).detach(), lambda images: model(images.detach())):
+        with pytest.raises(ValueError, match=r"need a differentiable model; for a defense see Target\.defended"):
+            ATTACKS[name](detached, *batch, 0.1)
+
+
 def test_inference_mode_is_refused(model, batch):
     with torch.inference_mode(), pytest.raises(ValueError, match="needs gradients"):
         pgd(model, *batch, eps=0.1, step=0.1, steps=1)

@@ -118,6 +118,11 @@ def test_labels_the_model_has_no_class_for_are_refused(model, dataset):
         evaluate(model, wrong)
 
 
+def test_a_defense_in_the_place_of_its_model_is_refused(model, dataset):
+    with pytest.raises(ValueError, match="need a differentiable model"):
+        evaluate(ActiveDefense(model, beta=3.0, max_steps=2, compile=False), dataset)
+
+
 def test_an_unknown_loss_is_refused():
     with pytest.raises(ValueError, match="a loss among cross_entropy, margin, got 'hinge'"):
         Attack(loss="hinge")

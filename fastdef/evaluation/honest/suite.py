@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fastdef import ranks
-from fastdef.attacks import crafting
+from fastdef.attacks import check_differentiable, crafting
 from fastdef.data import Dataset
 from fastdef.defense import ActiveDefense
 from fastdef.evaluation.honest import autoattack
@@ -78,8 +78,8 @@ def honest(
         progress: called after every unit of this rank's work.
 
     Raises:
-        ValueError: for an empty data set, a target of one class, rows that there are not, a folder that holds other
-            work, none on several ranks, or a missing library.
+        ValueError: for an empty data set, a target of one class, a classifier without gradients, rows that there are
+            not, a folder that holds other work, none on several ranks, or a missing library.
     """
     if set(rows) & _BY_AUTOATTACK:
         autoattack.check_installed()
@@ -88,6 +88,9 @@ def honest(
     dataset = dataset.take(min(len(dataset), budget.images))
     if target.classifier is not None and target.classifier.training:
         raise ValueError("honest needs a classifier in eval mode, got one in training mode; call model.eval()")
+    for model in (target.classifier, surrogate):
+        if model is not None:
+            check_differentiable(model, dataset.floats(0, 1))
     classes = _classes(target, dataset)
     plan = Plan(_fast(target, budget, len(dataset)), target.classifier, budget, eps, len(dataset), classes, surrogate)
     found = [case for row in sorted(set(rows)) for case in ROWS[row].cases(plan)]

@@ -52,7 +52,12 @@ class Target:
 
     @classmethod
     def plain(cls, model: nn.Module, *, random: bool = False) -> "Target":
-        """A module that answers for itself; ``random`` if it draws from torch's generator while it does."""
+        """A module that answers for itself; ``random`` if it draws from torch's generator while it does.
+
+        Raises:
+            ValueError: for anything but a module.
+        """
+        _check_module(model, where="Target.plain")
         return cls(lambda images, ids: _plain(model, images), classifier=model, random=random)
 
     @classmethod
@@ -74,7 +79,11 @@ class Target:
         """A classifier behind any other function of images and ids: rounding, noise, compression.
 
         The suite's attacks take its gradient for the identity's, which breaks what merely hides a gradient.
+
+        Raises:
+            ValueError: for a classifier that is no module.
         """
+        _check_module(model, where="Target.purified")
         return cls(
             lambda images, ids: _plain(model, purify(images, ids)),
             classifier=model,
@@ -88,6 +97,11 @@ class Target:
     ) -> "Target":
         """Something that only answers, such as an exported engine: black-box attacks alone."""
         return cls(answer, random=random, identity=identity)
+
+
+def _check_module(model: object, *, where: str) -> None:
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{where} needs a torch.nn.Module, got {type(model).__name__}; see Target.opaque")
 
 
 @torch.no_grad()

@@ -281,6 +281,24 @@ def test_bad_input_is_refused(model, dataset, tiny, change, message):
         honest(Target.plain(model), **arguments)
 
 
+@pytest.mark.parametrize("rows", [[0], [1], [7]])
+def test_a_defense_as_a_plain_model_is_refused(defense, dataset, tiny, rows):
+    with pytest.raises(ValueError, match=r"need a differentiable model; for a defense see Target\.defended"):
+        honest(Target.plain(defense, random=True), dataset, budget=tiny, rows=rows)
+
+
+def test_a_defense_as_surrogate_is_refused(model, defense, dataset, tiny):
+    with pytest.raises(ValueError, match="need a differentiable model"):
+        honest(Target.plain(model), dataset, budget=tiny, rows=[0], surrogate=defense)
+
+
+def test_a_function_is_no_classifier(model):
+    with pytest.raises(ValueError, match=r"Target\.plain needs a torch\.nn\.Module, got function"):
+        Target.plain(lambda images: model(images))
+    with pytest.raises(ValueError, match=r"Target\.purified needs a torch\.nn\.Module, got function"):
+        Target.purified(lambda images: model(images), lambda images, ids: images, random=False)
+
+
 def test_a_model_in_training_mode_is_refused(dataset, tiny):
     with pytest.raises(ValueError, match="eval mode"):
         honest(Target.plain(torch.nn.Linear(1, 1)), dataset, budget=tiny)
