@@ -174,11 +174,23 @@ def check_attack(images: Tensor, labels: Tensor, eps: Strength, step: Strength, 
         raise ValueError(f"{where} needs at least one step, a whole number of them, got {steps}")
     if torch.is_inference_mode_enabled():
         raise ValueError(f"{where} needs gradients, got torch.inference_mode(); torch.no_grad() is no hindrance")
-    for name, value in (("eps", eps), ("step", step)):
-        tensor = torch.as_tensor(value)
+    sizes = {"eps": torch.as_tensor(eps), "step": torch.as_tensor(step)}
+    for name, tensor in sizes.items():
         if tensor.ndim and tensor.shape != (len(images),):
             raise ValueError(
                 f"{where} needs {name} as a number or of shape ({len(images)},), got {tuple(tensor.shape)}"
             )
-        if not bool(((tensor >= 0) & torch.isfinite(tensor)).all()):
-            raise ValueError(f"{where} needs a finite {name} of at least 0, got {value}")
+    check_eps(eps, where=where)
+    if not bool(((sizes["step"] >= 0) & torch.isfinite(sizes["step"])).all()):
+        raise ValueError(f"{where} needs a finite step of at least 0, got {step}")
+
+
+def check_eps(eps: Strength, *, where: str) -> None:
+    """Refuse a radius that pixels in [0, 1] have no room for: one in 255ths would be an attack of the whole range.
+
+    Raises:
+        ValueError: if any is under 0, above 1 or NaN.
+    """
+    tensor = torch.as_tensor(eps)
+    if not bool(((tensor >= 0) & (tensor <= 1)).all()):
+        raise ValueError(f"{where} needs eps in pixel units, such as 8/255, from 0 to 1, got {eps}")

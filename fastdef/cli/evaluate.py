@@ -79,6 +79,8 @@ def evaluate(
     }
     for_defense = {"delta": delta, "max_steps": max_steps, "outer_loops": outer_loops, "dtype": dtype}
     _check(suite, for_suite, for_defense, undefended=undefended)
+    if not 0 <= eps <= 255:
+        raise ValueError(f"--eps needs a radius in 255ths, from 0 to 255, got {eps:g}")
     place = check_device(device)
     dataset = load_dataset(data, split, root=root, download=download)
     dataset = (dataset if limit is None else dataset.take(limit)).to(place)

@@ -122,7 +122,8 @@ def test_the_likeliest_classes_leave_the_label_out():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"eps": -0.1}, "finite eps"),
+        ({"eps": -0.1}, "eps in pixel units"),
+        ({"eps": 8.0}, "eps in pixel units"),
         ({"iterations": 0}, "at least one step"),
         ({"restarts": 0}, "at least one restart"),
         ({"labels": torch.full((12,), 5)}, "5 classes, got a label 5"),

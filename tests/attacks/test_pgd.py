@@ -204,8 +204,10 @@ def test_ascent_takes_any_objective():
     [
         ({"labels": torch.zeros(5, dtype=torch.int64)}, r"needs \(6,\) int64 labels"),
         ({"labels": torch.zeros(6)}, "int64 labels"),
-        ({"eps": -0.1}, "finite eps of at least 0"),
-        ({"eps": float("nan")}, "finite eps of at least 0"),
+        ({"eps": -0.1}, "eps in pixel units, such as 8/255, from 0 to 1, got -0.1"),
+        ({"eps": 8}, "eps in pixel units, such as 8/255, from 0 to 1, got 8"),
+        ({"eps": torch.tensor([0, 0.1, 0.2, 0.3, 1, 1.1])}, "eps in pixel units"),
+        ({"eps": float("nan")}, "eps in pixel units"),
         ({"eps": torch.zeros(3)}, r"eps as a number or of shape \(6,\)"),
         ({"step": float("inf")}, "finite step"),
         ({"steps": 0}, "at least one step"),

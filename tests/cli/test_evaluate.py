@@ -38,7 +38,10 @@ def test_the_defense_can_be_left_out(run, model_file, data, tmp_path):
 
 def test_refusals_are_one_line(refuse, model_file, data, tmp_path):
     assert "a loss among" in refuse("evaluate", model_file, *data, "--loss", "hinge")
-    assert "eps > 0" in refuse("evaluate", model_file, *data, "--eps", "-1")
+    assert "--eps needs a radius in 255ths, from 0 to 255, got 300" in refuse(
+        "evaluate", model_file, *data, "--eps", "300"
+    )
+    assert "eps > 0" in refuse("evaluate", model_file, *data, "--eps", "0")
     assert "a split among" in refuse("evaluate", model_file, *data, "--split", "dev")
     missing = tmp_path / "no" / "such" / "out.json"
     assert "out.json" in refuse(
@@ -124,6 +127,7 @@ def test_refusals_of_the_honest_suite_are_one_line(refuse, model_file, data, tmp
 
     assert "--suite needs static or honest, got 'brave'" in refuse(*arguments[:-1], "brave")
     assert "--budget needs one of smoke, standard, full" in refuse(*arguments, "--budget", "vast")
+    assert "--eps needs a radius in 255ths, from 0 to 255, got -8" in refuse(*arguments, "--eps", "-8")
     assert "--rows needs numbers from 0 to 7" in refuse(*arguments, "--rows", "a")
     assert "rows from 0 to 7" in refuse(*arguments, "--rows", "9")
     assert "--report folder" in refuse(*arguments, "--resume")

@@ -99,7 +99,13 @@ def test_a_batch_size_under_one_is_refused(model, dataset, size):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [({"steps": 0}, "one step"), ({"steps": 2.5}, "whole number"), ({"eps": 0.0}, "eps > 0")]
+    ("change", "message"),
+    [
+        ({"steps": 0}, "one step"),
+        ({"steps": 2.5}, "whole number"),
+        ({"eps": 0.0}, "eps > 0"),
+        ({"eps": 8.0}, "Attack needs eps in pixel units, such as 8/255, from 0 to 1, got 8.0"),
+    ],
 )
 def test_an_attack_out_of_range_is_refused(change, message):
     with pytest.raises(ValueError, match=message):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fastdef import ranks
-from fastdef.attacks import check_differentiable, crafting
+from fastdef.attacks import check_differentiable, check_eps, crafting
 from fastdef.data import Dataset
 from fastdef.defense import ActiveDefense
 from fastdef.evaluation.honest import autoattack
@@ -78,13 +78,15 @@ def honest(
         progress: called after every unit of this rank's work.
 
     Raises:
-        ValueError: for an empty data set, a target of one class, a classifier without gradients, rows that there are
-            not, a folder that holds other work, none on several ranks, or a missing library.
+        ValueError: for an empty data set, a radius outside [0, 1], a target of one class, a classifier without
+            gradients, rows that there are not, a folder that holds other work, none on several ranks, or a missing
+            library.
     """
     if set(rows) & _BY_AUTOATTACK:
         autoattack.check_installed()
     if len(dataset) == 0 or not set(rows) <= set(range(len(ROWS))):
         raise ValueError(f"honest needs images and rows from 0 to 7, got {len(dataset)} images and {list(rows)}")
+    check_eps(eps, where="honest")
     dataset = dataset.take(min(len(dataset), budget.images))
     if target.classifier is not None and target.classifier.training:
         raise ValueError("honest needs a classifier in eval mode, got one in training mode; call model.eval()")

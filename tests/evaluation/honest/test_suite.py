@@ -271,6 +271,8 @@ def test_masked_gradients_fail_the_suite(shipped, fashion, tiny):
     ("change", "message"),
     [
         ({"rows": [8]}, "rows from 0 to 7, got 8 images and \\[8\\]"),
+        ({"eps": 8}, "honest needs eps in pixel units, such as 8/255, from 0 to 1, got 8"),
+        ({"eps": -8 / 255}, "from 0 to 1, got -0.03"),
         ({"dataset": Dataset(torch.zeros(0, 1, 12, 12).byte(), torch.zeros(0).long(), ("a",), "x", "y")}, "images"),
     ],
 )
