@@ -13,6 +13,7 @@ from fastdef.checkpoint import writing_aside
 from fastdef.data import Dataset
 from fastdef.evaluation.honest import BUDGETS, Findings, Target, honest, write_report
 from fastdef.evaluation.honest import Progress as Where
+from fastdef.evaluation.honest.report import check_installed
 
 BUDGET = "smoke"
 ROWS = "0,1,2,3,4,5,6,7"
@@ -37,6 +38,8 @@ def run(
         raise ValueError(f"--budget needs one of {', '.join(BUDGETS)}, got {budget!r}")
     if resume and report is None:
         raise ValueError("--resume needs the --report folder of the run that it goes on with")
+    if report is not None:
+        check_installed()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -136,6 +136,15 @@ def test_refusals_of_the_honest_suite_are_one_line(refuse, model_file, data, tmp
     assert "there is no" in refuse("evaluate", tmp_path, *data, "--suite", "honest")
 
 
+def test_a_report_that_could_not_be_written_is_refused_before_the_work(monkeypatch, refuse, model_file, data, tmp_path):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+
+    told = refuse("evaluate", model_file, *data, *SMOKE, "--rows", "0", "--report", tmp_path / "r")
+
+    assert "needs jinja2: pip install 'fastdef[eval]'" in told
+    assert not (tmp_path / "r").exists()
+
+
 @pytest.mark.parametrize(
     ("module", "command"),
     [
