@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastdef.evaluation.honest import Answers, Target
 from fastdef.export.engine import CPU, load_engine
-from fastdef.export.manifest import MANIFEST, read
+from fastdef.export.manifest import MANIFEST, read, sha256
 from fastdef.export.sessions import OnnxSession
 
 
@@ -23,8 +23,11 @@ def exported_target(folder: Path, *, providers: Sequence[str] = CPU, seed: int =
     Raises:
         ValueError: if the folder holds no whole export, or it cannot run here.
     """
-    if "defended.onnx" not in read(folder / MANIFEST)["files"]:
-        return _plain(folder / "classifier.onnx", providers)
+    manifest = folder / MANIFEST
+    defended = "defended.onnx" in read(manifest)["files"]
+    identity = sha256(manifest.read_bytes())  # it holds the sha256 of every file
+    if not defended:
+        return _plain(folder / "classifier.onnx", providers, identity)
     engine = load_engine(folder, providers=providers, driven=True)
 
     def answer(images: Tensor, ids: Tensor) -> Answers:
@@ -32,10 +35,10 @@ def exported_target(folder: Path, *, providers: Sequence[str] = CPU, seed: int =
         steps, capped = torch.from_numpy(result.steps), ~torch.from_numpy(result.converged)
         return Answers(_logits(torch.from_numpy(result.probabilities), images), steps.long(), capped)
 
-    return Target.opaque(answer, random=True)
+    return Target.opaque(answer, random=True, identity=identity)
 
 
-def _plain(file: Path, providers: Sequence[str]) -> Target:
+def _plain(file: Path, providers: Sequence[str], identity: str) -> Target:
     if not file.is_file():
         raise ValueError(f"an export needs a {file.name}, and there is no {file}")
     session = OnnxSession(file, providers)
@@ -45,7 +48,7 @@ def _plain(file: Path, providers: Sequence[str]) -> Target:
         nothing = torch.zeros(len(images), dtype=torch.int64)
         return Answers(_logits(probabilities, images), nothing, nothing.bool())
 
-    return Target.opaque(answer, random=False)
+    return Target.opaque(answer, random=False, identity=identity)
 
 
 def _logits(probabilities: Tensor, like: Tensor) -> Tensor:

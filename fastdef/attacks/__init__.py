@@ -20,7 +20,9 @@ from fastdef.attacks._losses import cross_entropy as cross_entropy
 from fastdef.attacks._losses import dlr as dlr
 from fastdef.attacks._losses import margin as margin
 from fastdef.attacks._losses import targeted_dlr as targeted_dlr
+from fastdef.attacks._model import check_differentiable as check_differentiable
 from fastdef.attacks._model import crafting as crafting
+from fastdef.attacks._pgd import check_eps as check_eps
 from fastdef.attacks._pgd import fgsm as fgsm
 from fastdef.attacks._pgd import mifgsm as mifgsm
 from fastdef.attacks._pgd import pgd as pgd

@@ -42,7 +42,7 @@ def apgd(
         (N, C, H, W): wrongly answered points where any was found, else those of the highest loss.
 
     Raises:
-        ValueError: for images, labels or hyperparameters out of their range.
+        ValueError: for images, labels or hyperparameters out of their range, or a model that gives no gradient.
     """
     check_attack(images, labels, eps, eps, iterations, where="apgd")
     if restarts < 1:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastdef.attacks._losses import cross_entropy, targeted_dlr
+from fastdef.attacks._model import gradient_of
 
 
 class Query(NamedTuple):
@@ -65,14 +66,18 @@ def targeted(labels: Tensor, targets: Tensor) -> Goal:
 
 
 def white_box(model: Callable[[Tensor], Tensor], goal: Goal) -> Ask:
-    """Ask a differentiable model, which is in the mode it should be attacked in; see ``crafting``."""
+    """Ask a differentiable model, which is in the mode it should be attacked in; see ``crafting``.
+
+    Raises:
+        ValueError: on use, for a model that gives no gradient.
+    """
 
     def ask(x: Tensor, rows: Tensor) -> Query:
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             logits = model(x)
             loss = goal.loss(logits, rows)
-            (gradient,) = torch.autograd.grad(loss.sum(), x)
+            gradient = gradient_of(loss, x)
         return Query(loss.detach(), gradient, goal.right(logits.detach(), rows).to(x.dtype))
 
     return ask

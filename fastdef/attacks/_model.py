@@ -5,7 +5,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+_NO_GRADIENT = "attacks need a differentiable model; for a defense see Target.defended"
 
 
 @dataclass
@@ -44,6 +47,29 @@ def crafting(model: object) -> Iterator[None]:
         yield
     finally:
         _release(switches)
+
+
+def gradient_of(losses: Tensor, x: Tensor) -> Tensor:
+    """(N,) losses -> the gradient of their sum at ``x``, in its shape.
+
+    Raises:
+        ValueError: if none flows back, as through a defense.
+    """
+    gradient = torch.autograd.grad(losses.sum(), x, allow_unused=True)[0] if losses.requires_grad else None
+    if gradient is None:
+        raise ValueError(_NO_GRADIENT)
+    return gradient
+
+
+def check_differentiable(model: nn.Module, images: Tensor) -> None:
+    """Refuse a model that gives no gradient, by a forward of the ``images``, before any work is done on it.
+
+    Raises:
+        ValueError: if it gives none.
+    """
+    with crafting(model), torch.enable_grad():
+        if not model(images.detach().clone().requires_grad_()).requires_grad:
+            raise ValueError(_NO_GRADIENT)
 
 
 def _hold(switches: Sequence[tuple[object, str]]) -> None:

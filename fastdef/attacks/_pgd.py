@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastdef._check import check_images, check_labels
 from fastdef.attacks._losses import cross_entropy
-from fastdef.attacks._model import crafting
+from fastdef.attacks._model import crafting, gradient_of
 
 Strength = float | Tensor  # one number, or (N,): one an image
 Model = Callable[[Tensor], Tensor]  # (N, C, H, W) images -> (N, classes) logits
@@ -53,7 +53,7 @@ def pgd(
         (N, C, H, W) adversarial images: within eps of the images, in [0, 1], without a gradient.
 
     Raises:
-        ValueError: for images, labels or hyperparameters out of their range.
+        ValueError: for images, labels or hyperparameters out of their range, or a model that gives no gradient.
     """
     check_attack(images, labels, eps, step, steps, where="pgd")
     radius = column(eps, images)
@@ -122,12 +122,15 @@ def projected_ascent(
         steps: number of steps.
         start: where to begin, inside the ball.
         direction: what to do with the gradient before a step.
+
+    Raises:
+        ValueError: if the objective has no gradient.
     """
     x, radius = start.detach(), torch.as_tensor(eps).to(images)
     for _ in range(steps):
         with torch.enable_grad():
             x.requires_grad_()
-            (gradient,) = torch.autograd.grad(objective(x).sum(), x)
+            gradient = gradient_of(objective(x), x)
         change = x.detach() + step * direction(gradient) - images  # in this order, as the libraries: the same bits
         x = (images + torch.clamp(change, -radius, radius)).clamp(0, 1)
     return x.detach()
@@ -171,11 +174,23 @@ def check_attack(images: Tensor, labels: Tensor, eps: Strength, step: Strength, 
         raise ValueError(f"{where} needs at least one step, a whole number of them, got {steps}")
     if torch.is_inference_mode_enabled():
         raise ValueError(f"{where} needs gradients, got torch.inference_mode(); torch.no_grad() is no hindrance")
-    for name, value in (("eps", eps), ("step", step)):
-        tensor = torch.as_tensor(value)
+    sizes = {"eps": torch.as_tensor(eps), "step": torch.as_tensor(step)}
+    for name, tensor in sizes.items():
         if tensor.ndim and tensor.shape != (len(images),):
             raise ValueError(
                 f"{where} needs {name} as a number or of shape ({len(images)},), got {tuple(tensor.shape)}"
             )
-        if not bool(((tensor >= 0) & torch.isfinite(tensor)).all()):
-            raise ValueError(f"{where} needs a finite {name} of at least 0, got {value}")
+    check_eps(eps, where=where)
+    if not bool(((sizes["step"] >= 0) & torch.isfinite(sizes["step"])).all()):
+        raise ValueError(f"{where} needs a finite step of at least 0, got {step}")
+
+
+def check_eps(eps: Strength, *, where: str) -> None:
+    """Refuse a radius that pixels in [0, 1] have no room for: one in 255ths would be an attack of the whole range.
+
+    Raises:
+        ValueError: if any is under 0, above 1 or NaN.
+    """
+    tensor = torch.as_tensor(eps)
+    if not bool(((tensor >= 0) & (tensor <= 1)).all()):
+        raise ValueError(f"{where} needs eps in pixel units, such as 8/255, from 0 to 1, got {eps}")

@@ -9,17 +9,20 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from torch import nn
 
 from fastdef import ranks
-from fastdef.checkpoint import load_for, writing_aside
+from fastdef.checkpoint import Checkpoint, load_for, writing_aside
 from fastdef.cli import honest
 from fastdef.cli._shared import DEFAULT_DEVICE, Data, Device, Download, Limit, Root, check_device
-from fastdef.data import load_dataset
+from fastdef.data import Dataset, load_dataset
 from fastdef.defense import ActiveDefense
 from fastdef.evaluation import Attack, Evaluation
 from fastdef.evaluation import evaluate as run
+from fastdef.evaluation.honest import Target
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_BATCH = 256
 
 
 def evaluate(
@@ -33,16 +36,27 @@ def evaluate(
         "static"
     ),
     eps: Annotated[float, typer.Option(help="radius of the attack, in 255ths")] = 8.0,
-    steps: Annotated[int, typer.Option(min=1, help="of the static attack")] = 20,
-    loss: Annotated[str, typer.Option(help="of the static attack: cross_entropy or margin (C&W)")] = "cross_entropy",
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="of the static attack", show_default=str(Attack.steps))
+    ] = None,
+    loss: Annotated[
+        str | None, typer.Option(help="of the static attack: cross_entropy or margin (C&W)", show_default=Attack.loss)
+    ] = None,
     delta: Annotated[float | None, typer.Option(help="threshold of the defense, if not its calibrated one")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="steps of the defense an image may take")] = None,
     outer_loops: Annotated[int | None, typer.Option(min=1, help="runs of the defense averaged")] = None,
     undefended: Annotated[bool, typer.Option("--undefended", help="leave the defense out")] = False,
-    dtype: Annotated[str, typer.Option(help="of the defense's convolutions: float32, float16 or bfloat16")] = "float32",
-    batch_size: Annotated[int, typer.Option(min=1, help="of the static attack")] = 256,
-    budget: Annotated[str, typer.Option(help="of the honest suite: smoke, standard or full")] = "smoke",
-    rows: Annotated[str, typer.Option(help="of the honest suite")] = "0,1,2,3,4,5,6,7",
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="of the defense's convolutions: float32, float16 or bfloat16", show_default="float32"),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="of the static attack", show_default=str(_BATCH))
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="of the honest suite: smoke, standard or full", show_default=honest.BUDGET)
+    ] = None,
+    rows: Annotated[str | None, typer.Option(help="of the honest suite", show_default=honest.ROWS)] = None,
     surrogate: Annotated[
         Path | None, typer.Option(help="an independent model, for the honest suite's transfer")
     ] = None,
@@ -59,43 +73,107 @@ def evaluate(
     honest one's attackers know everything; its state is kept in the report's folder, and status 1 says that one of its
     checks on itself failed.
     """
-    if suite not in ("static", "honest"):
-        raise ValueError(f"--suite needs static or honest, got {suite!r}")
-    if dtype not in _DTYPES:
-        raise ValueError(f"--dtype needs one of {', '.join(_DTYPES)}, got {dtype!r}")
+    for_suite: dict[str, dict[str, Any]] = {
+        "static": {"steps": steps, "loss": loss, "batch_size": batch_size},
+        "honest": {"budget": budget, "rows": rows, "surrogate": surrogate, "report": report, "resume": resume},
+    }
+    for_defense = {"delta": delta, "max_steps": max_steps, "outer_loops": outer_loops, "dtype": dtype}
+    _check(suite, for_suite, for_defense, undefended=undefended)
+    if not 0 <= eps <= 255:
+        raise ValueError(f"--eps needs a radius in 255ths, from 0 to 255, got {eps:g}")
     place = check_device(device)
     dataset = load_dataset(data, split, root=root, download=download)
     dataset = (dataset if limit is None else dataset.take(limit)).to(place)
-    given = {"delta": delta, "max_steps": max_steps, "outer_loops": outer_loops, "compile": compile}
-    options: dict[str, Any] = {"seed": seed, "dtype": _DTYPES[dtype], "compile": suite == "static" or budget != "smoke"}
-    options |= {name: value for name, value in given.items() if value is not None}
-    if suite == "honest":
-        passed = honest.run(
-            honest.target_of(model, dataset, undefended=undefended, options=options),
-            dataset,
-            budget=budget,
-            eps=eps / 255,
-            surrogate=None if surrogate is None else load_for(surrogate, dataset, device=place).model,
-            rows=rows,
-            seed=seed,
-            report=report,
-            resume=resume,
-            json_file=json_file,
-            name=model.stem if model.stem != "model" else model.resolve().parent.name,
-        )
-        if not passed:
-            raise typer.Exit(1)
+    if compile is None:
+        compile = suite == "static" or budget not in (None, "smoke")
+    if suite == "static":
+        checkpoint = load_for(model, dataset, device=place)
+        defense = _defense(checkpoint, for_defense, undefended=undefended, seed=seed, compile=compile)
+        attack = Attack(eps=eps / 255, seed=seed, **_given({"steps": steps, "loss": loss}))
+        _static(checkpoint.model, dataset, defense, attack, batch_size=batch_size or _BATCH, json_file=json_file)
         return
-    checkpoint = load_for(model, dataset, device=place)
-    defense = None
-    if checkpoint.defense is not None and not undefended:
-        defense = ActiveDefense.from_checkpoint(checkpoint, **options)
-    attack = Attack(eps=eps / 255, steps=steps, loss=loss, seed=seed)
+    passed = honest.run(
+        _target(model, dataset, for_defense, undefended=undefended, seed=seed, compile=compile),
+        dataset,
+        **_given({"budget": budget, "rows": rows}),
+        eps=eps / 255,
+        surrogate=None if surrogate is None else load_for(surrogate, dataset, device=place).model,
+        seed=seed,
+        report=report,
+        resume=resume,
+        json_file=json_file,
+        name=model.stem if model.stem != "model" else model.resolve().parent.name,
+    )
+    if not passed:
+        raise typer.Exit(1)
+
+
+def _check(suite: str, for_suite: dict[str, dict[str, Any]], for_defense: dict[str, Any], *, undefended: bool) -> None:
+    """Refuse values that there are not, and options that would have no effect."""
+    if suite not in for_suite:
+        raise ValueError(f"--suite needs static or honest, got {suite!r}")
+    for other in for_suite.keys() - {suite}:
+        _refuse(for_suite[other], f"is for --suite {other}")
+    if undefended:
+        _refuse(for_defense, "is for the defense, and --undefended leaves it out")
+    if for_defense["dtype"] not in (None, *_DTYPES):
+        raise ValueError(f"--dtype needs one of {', '.join(_DTYPES)}, got {for_defense['dtype']!r}")
+
+
+def _refuse(options: dict[str, Any], reason: str) -> None:
+    """Refuse the first of the options that was given: it would be ignored, and its user misled."""
+    for name in _given(options):
+        raise ValueError(f"--{name.replace('_', '-')} {reason}")
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None and value is not False}
+
+
+def _defense(
+    checkpoint: Checkpoint, options: dict[str, Any], *, undefended: bool, seed: int, compile: bool
+) -> ActiveDefense | None:
+    """What stands before a model, if anything does."""
+    if checkpoint.defense is None:
+        _refuse({"undefended": undefended, **options}, "needs a model with a defense, and this one has none")
+        return None
+    if undefended:
+        return None
+    chosen = _given(options)
+    if "dtype" in chosen:
+        chosen["dtype"] = _DTYPES[chosen["dtype"]]
+    return ActiveDefense.from_checkpoint(checkpoint, seed=seed, compile=compile, **chosen)
+
+
+def _target(
+    model: Path, dataset: Dataset, options: dict[str, Any], *, undefended: bool, seed: int, compile: bool
+) -> Target:
+    """What is deployed: a model file with its defense, if it has one, or an export's folder."""
+    if model.is_dir():
+        from fastdef.export.answering import exported_target  # its packages are an extra
+
+        _refuse({"undefended": undefended, **options}, "is for a model file: an export is attacked as it was written")
+        return exported_target(model, seed=seed)
+    checkpoint = load_for(model, dataset, device=dataset.images.device)
+    defense = _defense(checkpoint, options, undefended=undefended, seed=seed, compile=compile)
+    return Target.plain(checkpoint.model) if defense is None else Target.defended(defense)
+
+
+def _static(
+    model: nn.Module,
+    dataset: Dataset,
+    defense: ActiveDefense | None,
+    attack: Attack,
+    *,
+    batch_size: int,
+    json_file: Path | None,
+) -> None:
+    """Attack, print and write."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("images", total=len(dataset))
         found = run(
-            checkpoint.model,
+            model,
             dataset,
             defense=defense,
             attack=attack,

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -10,21 +9,24 @@ from rich.table import Table
 from torch import nn
 
 from fastdef import ranks
-from fastdef.checkpoint import load_for, writing_aside
+from fastdef.checkpoint import writing_aside
 from fastdef.data import Dataset
-from fastdef.defense import ActiveDefense
 from fastdef.evaluation.honest import BUDGETS, Findings, Target, honest, write_report
 from fastdef.evaluation.honest import Progress as Where
+from fastdef.evaluation.honest.report import check_installed
+
+BUDGET = "smoke"
+ROWS = "0,1,2,3,4,5,6,7"
 
 
 def run(
     target: Target,
     dataset: Dataset,
     *,
-    budget: str,
+    budget: str = BUDGET,
+    rows: str = ROWS,
     eps: float,
     surrogate: nn.Module | None,
-    rows: str,
     seed: int,
     report: Path | None,
     resume: bool,
@@ -36,6 +38,8 @@ def run(
         raise ValueError(f"--budget needs one of {', '.join(BUDGETS)}, got {budget!r}")
     if resume and report is None:
         raise ValueError("--resume needs the --report folder of the run that it goes on with")
+    if report is not None:
+        check_installed()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -73,18 +77,6 @@ def run(
         with writing_aside(json_file) as aside:
             aside.write_text(json.dumps(found.to_json(), indent=1) + "\n")
     return found.passed
-
-
-def target_of(model: Path, dataset: Dataset, *, undefended: bool, options: dict[str, Any]) -> Target:
-    """What is deployed: a model file with its defense, if it has one, or an export's folder."""
-    if model.is_dir():
-        from fastdef.export.answering import exported_target  # its packages are an extra
-
-        return exported_target(model, seed=options["seed"])
-    checkpoint = load_for(model, dataset, device=dataset.images.device)
-    if checkpoint.defense is None or undefended:
-        return Target.plain(checkpoint.model)
-    return Target.defended(ActiveDefense.from_checkpoint(checkpoint, **options))
 
 
 def table(found: Findings) -> Table:

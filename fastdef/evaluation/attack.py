@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastdef import ranks
 from fastdef._check import check_positive
-from fastdef.attacks import crafting, cross_entropy, margin, pgd
+from fastdef.attacks import check_eps, crafting, cross_entropy, margin, pgd
 from fastdef.data import Dataset
 from fastdef.evaluation.accuracy import Accuracy
 
@@ -36,6 +36,7 @@ class Attack:
 
     def __post_init__(self) -> None:
         check_positive(self.eps, name="eps", where="Attack")
+        check_eps(self.eps, where="Attack")
         if not isinstance(self.steps, int) or self.steps < 1:
             raise ValueError(f"Attack needs at least one step, a whole number of them, got {self.steps}")
         if self.loss not in _LOSSES:

@@ -122,7 +122,8 @@ def test_the_likeliest_classes_leave_the_label_out():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"eps": -0.1}, "finite eps"),
+        ({"eps": -0.1}, "eps in pixel units"),
+        ({"eps": 8.0}, "eps in pixel units"),
         ({"iterations": 0}, "at least one step"),
         ({"restarts": 0}, "at least one restart"),
         ({"labels": torch.full((12,), 5)}, "5 classes, got a label 5"),
@@ -134,6 +135,12 @@ def test_bad_input_is_refused(model, batch, change, message):
 
     with pytest.raises(ValueError, match=message):
         apgd(model, **arguments)
+
+
+@pytest.mark.parametrize("attack", [apgd, apgd_targeted])
+def test_what_gives_no_gradient_is_refused(model, batch, attack):
+    with pytest.raises(ValueError, match="need a differentiable model"):
+        attack(lambda images: model(images).detach(), *batch, eps=EPS)
 
 
 def test_three_classes_are_too_few_for_the_targeted_loss(batch):

@@ -204,8 +204,10 @@ def test_ascent_takes_any_objective():
     [
         ({"labels": torch.zeros(5, dtype=torch.int64)}, r"needs \(6,\) int64 labels"),
         ({"labels": torch.zeros(6)}, "int64 labels"),
-        ({"eps": -0.1}, "finite eps of at least 0"),
-        ({"eps": float("nan")}, "finite eps of at least 0"),
+        ({"eps": -0.1}, "eps in pixel units, such as 8/255, from 0 to 1, got -0.1"),
+        ({"eps": 8}, "eps in pixel units, such as 8/255, from 0 to 1, got 8"),
+        ({"eps": torch.tensor([0, 0.1, 0.2, 0.3, 1, 1.1])}, "eps in pixel units"),
+        ({"eps": float("nan")}, "eps in pixel units"),
         ({"eps": torch.zeros(3)}, r"eps as a number or of shape \(6,\)"),
         ({"step": float("inf")}, "finite step"),
         ({"steps": 0}, "at least one step"),
@@ -220,6 +222,13 @@ def test_bad_input_is_refused(model, batch, change, message):
 
     with pytest.raises(ValueError, match=message):
         pgd(model, **arguments)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_what_gives_no_gradient_is_refused(model, batch, name):
+    for detached in (lambda images: model(images).detach(), lambda images: model(images.detach())):
+        with pytest.raises(ValueError, match=r"need a differentiable model; for a defense see Target\.defended"):
+            ATTACKS[name](detached, *batch, 0.1)
 
 
 def test_inference_mode_is_refused(model, batch):

@@ -39,11 +39,24 @@ def refuse(run):
     return refuse
 
 
+def _small():
+    torch.manual_seed(0)
+    return build(parse_architecture("wrn-10-1", num_classes=10, in_channels=1)).eval()
+
+
+@pytest.fixture(scope="session")
+def bare_file(tmp_path_factory):
+    """The same without a defense."""
+    path = tmp_path_factory.mktemp("bare") / "model.safetensors"
+    model = _small()
+    save(path, model, architecture=architecture_of(model), classes=CLASSES)
+    return path
+
+
 @pytest.fixture(scope="session")
 def model_file(tmp_path_factory):
     """A small model for 28 x 28 gray images, with an Active Defense of few steps."""
-    torch.manual_seed(0)
-    model = build(parse_architecture("wrn-10-1", num_classes=10, in_channels=1)).eval()
+    model = _small()
     defense = ActiveDefense(model, beta=3.0, max_steps=4, compile=False)
     defense.calibrate(torch.rand(8, 1, 28, 28))
     path = tmp_path_factory.mktemp("model") / "model.safetensors"

@@ -38,12 +38,52 @@ def test_the_defense_can_be_left_out(run, model_file, data, tmp_path):
 
 def test_refusals_are_one_line(refuse, model_file, data, tmp_path):
     assert "a loss among" in refuse("evaluate", model_file, *data, "--loss", "hinge")
-    assert "eps > 0" in refuse("evaluate", model_file, *data, "--eps", "-1")
+    assert "--eps needs a radius in 255ths, from 0 to 255, got 300" in refuse(
+        "evaluate", model_file, *data, "--eps", "300"
+    )
+    assert "eps > 0" in refuse("evaluate", model_file, *data, "--eps", "0")
     assert "a split among" in refuse("evaluate", model_file, *data, "--split", "dev")
     missing = tmp_path / "no" / "such" / "out.json"
     assert "out.json" in refuse(
         "evaluate", model_file, *data, "--limit", "2", "--steps", "1", "--undefended", "--json", missing
     )
+
+
+DEFENSE = (["--delta", "0"], ["--max-steps", "2"], ["--outer-loops", "2"], ["--dtype", "bfloat16"])
+
+
+@pytest.mark.parametrize(
+    "option", [["--report", "r"], ["--resume"], ["--surrogate", "none"], ["--rows", "0"], ["--budget", "full"]]
+)
+def test_an_option_of_the_honest_suite_is_refused_by_the_static_one(refuse, model_file, data, option):
+    assert f"{option[0]} is for --suite honest" in refuse("evaluate", model_file, *data, *option)
+
+
+@pytest.mark.parametrize("option", [["--steps", "20"], ["--loss", "margin"], ["--batch-size", "256"]])
+def test_an_option_of_the_static_suite_is_refused_by_the_honest_one(refuse, model_file, data, option):
+    assert f"{option[0]} is for --suite static" in refuse("evaluate", model_file, *data, "--suite", "honest", *option)
+
+
+@pytest.mark.parametrize("suite", ["static", "honest"])
+@pytest.mark.parametrize("option", [["--undefended"], *DEFENSE])
+def test_an_option_of_the_defense_is_refused_where_there_is_none(refuse, bare_file, data, suite, option):
+    told = refuse("evaluate", bare_file, *data, "--suite", suite, *option)
+
+    assert f"{option[0]} needs a model with a defense, and this one has none" in told
+
+
+@pytest.mark.parametrize("option", DEFENSE)
+def test_an_option_of_the_defense_is_refused_where_it_is_left_out(refuse, model_file, data, option):
+    told = refuse("evaluate", model_file, *data, "--undefended", *option)
+
+    assert f"{option[0]} is for the defense, and --undefended leaves it out" in told
+
+
+@pytest.mark.parametrize("option", [["--undefended"], *DEFENSE])
+def test_an_option_of_the_defense_is_refused_for_an_export(refuse, data, tmp_path, option):
+    told = refuse("evaluate", tmp_path, *data, "--suite", "honest", *option)
+
+    assert f"{option[0]} is for a model file: an export is attacked as it was written" in told
 
 
 SMOKE = ["--suite", "honest", "--limit", "2"]
@@ -87,6 +127,7 @@ def test_refusals_of_the_honest_suite_are_one_line(refuse, model_file, data, tmp
 
     assert "--suite needs static or honest, got 'brave'" in refuse(*arguments[:-1], "brave")
     assert "--budget needs one of smoke, standard, full" in refuse(*arguments, "--budget", "vast")
+    assert "--eps needs a radius in 255ths, from 0 to 255, got -8" in refuse(*arguments, "--eps", "-8")
     assert "--rows needs numbers from 0 to 7" in refuse(*arguments, "--rows", "a")
     assert "rows from 0 to 7" in refuse(*arguments, "--rows", "9")
     assert "--report folder" in refuse(*arguments, "--resume")
@@ -95,12 +136,21 @@ def test_refusals_of_the_honest_suite_are_one_line(refuse, model_file, data, tmp
     assert "there is no" in refuse("evaluate", tmp_path, *data, "--suite", "honest")
 
 
+def test_a_report_that_could_not_be_written_is_refused_before_the_work(monkeypatch, refuse, model_file, data, tmp_path):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+
+    told = refuse("evaluate", model_file, *data, *SMOKE, "--rows", "0", "--report", tmp_path / "r")
+
+    assert "needs jinja2: pip install 'fastdef[eval]'" in told
+    assert not (tmp_path / "r").exists()
+
+
 @pytest.mark.parametrize(
     ("module", "command"),
     [
-        ("evaluate", ["evaluate"]),
+        ("evaluate", ["evaluate", "--steps", "1"]),
         ("honest", ["evaluate", "--suite", "honest", "--rows", "1", "--undefended"]),
-        ("strengths", ["strengths", "--eps", "0", "--figure", "figure.png"]),
+        ("strengths", ["strengths", "--eps", "0", "--figure", "figure.png", "--steps", "1"]),
     ],
 )
 def test_of_several_processes_the_first_alone_writes(monkeypatch, run, model_file, data, tmp_path, module, command):
@@ -108,7 +158,7 @@ def test_of_several_processes_the_first_alone_writes(monkeypatch, run, model_fil
     monkeypatch.setattr(sys.modules[f"fastdef.cli.{module}"], "ranks", SimpleNamespace(rank=lambda: 1))
     monkeypatch.chdir(tmp_path)
 
-    status, _, _ = run(name, model_file, *data, "--limit", "2", *options, "--steps", "1", "--json", "out.json")
+    status, _, _ = run(name, model_file, *data, "--limit", "2", *options, "--json", "out.json")
 
     assert status in (0, 1)  # a model with random weights does not pass the honest suite's checks on itself
     assert list(tmp_path.iterdir()) == []

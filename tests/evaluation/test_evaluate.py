@@ -99,7 +99,13 @@ def test_a_batch_size_under_one_is_refused(model, dataset, size):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [({"steps": 0}, "one step"), ({"steps": 2.5}, "whole number"), ({"eps": 0.0}, "eps > 0")]
+    ("change", "message"),
+    [
+        ({"steps": 0}, "one step"),
+        ({"steps": 2.5}, "whole number"),
+        ({"eps": 0.0}, "eps > 0"),
+        ({"eps": 8.0}, "Attack needs eps in pixel units, such as 8/255, from 0 to 1, got 8.0"),
+    ],
 )
 def test_an_attack_out_of_range_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
@@ -116,6 +122,11 @@ def test_labels_the_model_has_no_class_for_are_refused(model, dataset):
 
     with pytest.raises(ValueError, match="3 classes"):
         evaluate(model, wrong)
+
+
+def test_a_defense_in_the_place_of_its_model_is_refused(model, dataset):
+    with pytest.raises(ValueError, match="need a differentiable model"):
+        evaluate(ActiveDefense(model, beta=3.0, max_steps=2, compile=False), dataset)
 
 
 def test_an_unknown_loss_is_refused():

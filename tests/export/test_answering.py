@@ -1,3 +1,5 @@
+import hashlib
+
 import pytest
 import torch
 
@@ -17,6 +19,10 @@ def test_an_export_answers_as_the_defense_it_was_made_of(folder, checkpoint, ima
     assert torch.equal(answers.logits.argmax(1), expected.logits.argmax(1))
     assert (answers.steps - expected.steps).abs().max() <= 1
     assert torch.equal(answers.capped, ~expected.converged)
+
+
+def test_an_export_is_known_by_what_names_all_its_files(folder):
+    assert exported_target(folder).identity == hashlib.sha256((folder / "model.json").read_bytes()).hexdigest()
 
 
 def test_a_folder_without_an_export_is_refused(tmp_path):

@@ -22,6 +22,18 @@ _COLUMNS = [
 ]
 
 
+def check_installed() -> None:
+    """Whether a report can be written; to be asked before the work that it is of, which may take hours.
+
+    Raises:
+        ValueError: if its library is missing.
+    """
+    try:
+        import jinja2  # noqa: F401
+    except ImportError as error:
+        raise ValueError("the honest suite's report needs jinja2: pip install 'fastdef[eval]'") from error
+
+
 def write_report(found: Findings, folder: Path, target: Target, dataset: Dataset, *, name: str) -> Path:
     """Write ``report.html``, ``report.json``, ``report.csv`` and, for a model that qualifies, ``robustbench.json``.
 
@@ -36,8 +48,9 @@ def write_report(found: Findings, folder: Path, target: Target, dataset: Dataset
         The page.
 
     Raises:
-        ValueError: if a file cannot be written.
+        ValueError: if a file cannot be written, or a library is missing.
     """
+    check_installed()
     entry, reason = robustbench(found, target, dataset, name=name)
     with writing_aside(folder / "report.json") as aside:
         aside.write_text(json.dumps(found.to_json(), indent=1) + "\n")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fastdef import ranks
-from fastdef.attacks import crafting
+from fastdef.attacks import check_differentiable, check_eps, crafting
 from fastdef.data import Dataset
 from fastdef.defense import ActiveDefense
 from fastdef.evaluation.honest import autoattack
@@ -78,16 +78,21 @@ def honest(
         progress: called after every unit of this rank's work.
 
     Raises:
-        ValueError: for an empty data set, rows that there are not, a folder that holds other work, none
-            on several ranks, or a missing library.
+        ValueError: for an empty data set, a radius outside [0, 1], a target of one class, a classifier without
+            gradients, rows that there are not, a folder that holds other work, none on several ranks, or a missing
+            library.
     """
     if set(rows) & _BY_AUTOATTACK:
         autoattack.check_installed()
     if len(dataset) == 0 or not set(rows) <= set(range(len(ROWS))):
         raise ValueError(f"honest needs images and rows from 0 to 7, got {len(dataset)} images and {list(rows)}")
+    check_eps(eps, where="honest")
     dataset = dataset.take(min(len(dataset), budget.images))
     if target.classifier is not None and target.classifier.training:
         raise ValueError("honest needs a classifier in eval mode, got one in training mode; call model.eval()")
+    for model in (target.classifier, surrogate):
+        if model is not None:
+            check_differentiable(model, dataset.floats(0, 1))
     classes = _classes(target, dataset)
     plan = Plan(_fast(target, budget, len(dataset)), target.classifier, budget, eps, len(dataset), classes, surrogate)
     found = [case for row in sorted(set(rows)) for case in ROWS[row].cases(plan)]
@@ -113,6 +118,8 @@ def _classes(target: Target, dataset: Dataset) -> int:
     if not target.random and not torch.allclose(first, again, rtol=1e-3, atol=1e-3):
         raise ValueError("honest needs to know that a target is random, and got one that is and does not say so")
     classes = first.shape[1]
+    if classes < 2:
+        raise ValueError(f"honest needs a target of at least two classes, got {classes}: no answer could be wrong")
     if int(dataset.labels.max()) >= classes:
         raise ValueError(f"honest needs labels that the model has: {classes} classes, got {int(dataset.labels.max())}")
     return classes
@@ -246,7 +253,7 @@ def _settings(
         "eps": eps,
         "seed": seed,
         "budget": budget.to_json(),
-        "model_sha256": None if target.classifier is None else _digest(_tensors(target.classifier)),
+        "model_sha256": target.identity if target.classifier is None else _digest(_tensors(target.classifier)),
         "defense": None if target.defense is None else _described(target.defense),
         "surrogate_sha256": None if surrogate is None else _digest(_tensors(surrogate)),
         "device": str(dataset.images.device),

@@ -38,6 +38,8 @@ class Target:
         random: whether the same image with another id may be answered otherwise.
         defense: the Active Defense that purifies, for attacks that know its loop.
         batch: images that a gradient is taken of at once.
+        identity: sha256 of what is deployed, where there is no classifier to take it of; None where nobody knows it,
+            and then a folder of work cannot tell such a target from another.
     """
 
     answer: Callable[[Tensor, Tensor], Answers]
@@ -46,10 +48,16 @@ class Target:
     random: bool = False
     defense: ActiveDefense | None = None
     batch: int = 128
+    identity: str | None = None
 
     @classmethod
     def plain(cls, model: nn.Module, *, random: bool = False) -> "Target":
-        """A module that answers for itself; ``random`` if it draws from torch's generator while it does."""
+        """A module that answers for itself; ``random`` if it draws from torch's generator while it does.
+
+        Raises:
+            ValueError: for anything but a module.
+        """
+        _check_module(model, where="Target.plain")
         return cls(lambda images, ids: _plain(model, images), classifier=model, random=random)
 
     @classmethod
@@ -71,7 +79,11 @@ class Target:
         """A classifier behind any other function of images and ids: rounding, noise, compression.
 
         The suite's attacks take its gradient for the identity's, which breaks what merely hides a gradient.
+
+        Raises:
+            ValueError: for a classifier that is no module.
         """
+        _check_module(model, where="Target.purified")
         return cls(
             lambda images, ids: _plain(model, purify(images, ids)),
             classifier=model,
@@ -80,9 +92,16 @@ class Target:
         )
 
     @classmethod
-    def opaque(cls, answer: Callable[[Tensor, Tensor], Answers], *, random: bool) -> "Target":
+    def opaque(
+        cls, answer: Callable[[Tensor, Tensor], Answers], *, random: bool, identity: str | None = None
+    ) -> "Target":
         """Something that only answers, such as an exported engine: black-box attacks alone."""
-        return cls(answer, random=random)
+        return cls(answer, random=random, identity=identity)
+
+
+def _check_module(model: object, *, where: str) -> None:
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{where} needs a torch.nn.Module, got {type(model).__name__}; see Target.opaque")
 
 
 @torch.no_grad()

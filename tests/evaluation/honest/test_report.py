@@ -2,6 +2,7 @@ import csv
 import html
 import json
 import re
+import sys
 from dataclasses import replace
 
 import pytest
@@ -50,6 +51,15 @@ def test_json_and_csv_have_the_same_lines(made):
     assert [line["name"] for line in report["lines"]] == [line["name"] for line in table]
     assert [line["mean"] for line in report["lines"]] == [float(line["mean"]) for line in table]
     assert {"seed", "eps", "device", "budget"} <= set(report["settings"])
+
+
+def test_without_its_library_one_line_says_what_to_install(made, defense, dataset, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+
+    with pytest.raises(ValueError, match=r"report needs jinja2: pip install 'fastdef\[eval\]'"):
+        write_report(made[0], tmp_path, Target.defended(defense), dataset, name="x")
+
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_check_stands_at_the_top(made, defense, dataset, tmp_path):

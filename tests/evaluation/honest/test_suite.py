@@ -9,7 +9,7 @@ from fastdef.data import Dataset
 from fastdef.defense.noise import uniform_noise
 from fastdef.evaluation.honest import Answers, Target, honest
 from fastdef.evaluation.honest.rows import sanity
-from fastdef.nn import convert_to_afa, convert_to_multi_bn
+from fastdef.nn import build, convert_to_afa, convert_to_multi_bn, parse_architecture
 
 
 def told(found):
@@ -141,6 +141,48 @@ def test_what_only_answers_is_attacked_by_black_boxes(model, dataset, tiny):
     assert {case.row for case in found.not_run} == {0, 1, 3, 4, 5, 7}
 
 
+def test_the_work_on_what_only_answers_is_not_taken_for_another_s(dataset, tiny, tmp_path):
+    def answer(images, ids):
+        nothing = torch.zeros(len(images), dtype=torch.int64)
+        return Answers(torch.zeros(len(images), 10), nothing, nothing.bool())
+
+    first, second = (Target.opaque(answer, random=False, identity=name) for name in "ab")
+    honest(first, dataset, budget=tiny, rows=[0], folder=tmp_path)
+
+    honest(first, dataset, budget=tiny, rows=[0], folder=tmp_path, resume=True)
+    with pytest.raises(ValueError, match="model_sha256 was a, got b"):
+        honest(second, dataset, budget=tiny, rows=[0], folder=tmp_path, resume=True)
+
+
+def of_classes(count):
+    torch.manual_seed(0)
+    return build(parse_architecture("wrn-10-1", num_classes=count, in_channels=1)).eval()
+
+
+@pytest.fixture(scope="module")
+def of_two_classes(dataset):
+    return replace(dataset, labels=torch.arange(8) % 2, classes=("a", "b"))
+
+
+def test_a_defended_model_of_two_classes_is_attacked_but_by_losses_that_need_more(of_two_classes, tiny):
+    defense = fastdef.ActiveDefense(of_classes(2), beta=3.0, max_steps=3, compile=False)
+
+    found = honest(Target.defended(defense), of_two_classes, budget=tiny, surrogate=defense.model)
+
+    assert {line.case.row for line in found.lines} == set(range(7))
+    assert [(case.row, case.reason) for case in found.not_run] == [
+        (3, "its loss needs four classes, and there are 2"),
+        (7, "its DLR loss needs three classes, and there are 2"),
+    ]
+
+
+def test_a_model_of_one_class_is_refused(dataset, tiny):
+    ones = replace(dataset, labels=torch.zeros(8, dtype=torch.int64), classes=("a",))
+
+    with pytest.raises(ValueError, match="at least two classes, got 1"):
+        honest(Target.plain(of_classes(1)), ones, budget=tiny)
+
+
 class Noisy(torch.nn.Module):
     def __init__(self, model):
         super().__init__()
@@ -229,6 +271,8 @@ def test_masked_gradients_fail_the_suite(shipped, fashion, tiny):
     ("change", "message"),
     [
         ({"rows": [8]}, "rows from 0 to 7, got 8 images and \\[8\\]"),
+        ({"eps": 8}, "honest needs eps in pixel units, such as 8/255, from 0 to 1, got 8"),
+        ({"eps": -8 / 255}, "from 0 to 1, got -0.03"),
         ({"dataset": Dataset(torch.zeros(0, 1, 12, 12).byte(), torch.zeros(0).long(), ("a",), "x", "y")}, "images"),
     ],
 )
@@ -237,6 +281,24 @@ def test_bad_input_is_refused(model, dataset, tiny, change, message):
 
     with pytest.raises(ValueError, match=message):
         honest(Target.plain(model), **arguments)
+
+
+@pytest.mark.parametrize("rows", [[0], [1], [7]])
+def test_a_defense_as_a_plain_model_is_refused(defense, dataset, tiny, rows):
+    with pytest.raises(ValueError, match=r"need a differentiable model; for a defense see Target\.defended"):
+        honest(Target.plain(defense, random=True), dataset, budget=tiny, rows=rows)
+
+
+def test_a_defense_as_surrogate_is_refused(model, defense, dataset, tiny):
+    with pytest.raises(ValueError, match="need a differentiable model"):
+        honest(Target.plain(model), dataset, budget=tiny, rows=[0], surrogate=defense)
+
+
+def test_a_function_is_no_classifier(model):
+    with pytest.raises(ValueError, match=r"Target\.plain needs a torch\.nn\.Module, got function"):
+        Target.plain(lambda images: model(images))
+    with pytest.raises(ValueError, match=r"Target\.purified needs a torch\.nn\.Module, got function"):
+        Target.purified(lambda images: model(images), lambda images, ids: images, random=False)
 
 
 def test_a_model_in_training_mode_is_refused(dataset, tiny):

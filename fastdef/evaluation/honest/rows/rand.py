@@ -50,6 +50,9 @@ def cases(plan: Plan) -> Iterator[Case | NotRun]:
         reason = "nothing is random" if not target.random else "gradients are needed, and this target only answers"
         yield NotRun(7, "AutoAttack rand", reason)
         return
+    if plan.classes < 3:
+        yield NotRun(7, "AutoAttack rand", f"its DLR loss needs three classes, and there are {plan.classes}")
+        return
     classifier = target.classifier
     counted: dict[int, Tensor] = {}  # what AutoAttack counts as right in the batch that it has just attacked
 
