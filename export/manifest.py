@@ -98,6 +98,18 @@ def read(manifest: Path) -> dict[str, Any]:
     return content
 
 
+def read_classes(manifest: Path) -> tuple[str, ...]:
+    """The name of each class that an export tells apart.
+
+    Raises:
+        ValueError: as ``read`` does, or if there are no such names.
+    """
+    classes = read(manifest).get("classes")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise ValueError(f"{manifest} is not the description of an export: it names no classes")
+    return tuple(classes)
+
+
 def name_files(manifest: Path, files: dict[str, dict[str, Any]]) -> None:
     """Name more files in a ``model.json``, by their own names; it is written whole or not at all.
 

@@ -41,7 +41,7 @@ def load_for(
     if not parts:
         check_whole(path, checkpoint.model)
     if labels:
-        _check_classes(path, checkpoint.classes, dataset)
+        check_classes(path, checkpoint.classes, dataset)
     return checkpoint
 
 
@@ -57,7 +57,12 @@ def check_whole(path: str | os.PathLike[str], model: nn.Module) -> None:
         raise ValueError(f"{path} is of AFA's stage I, whose branches answer one by one; take the model of stage II")
 
 
-def _check_classes(path: str | os.PathLike[str], classes: tuple[str, ...], dataset: Dataset) -> None:
+def check_classes(path: str | os.PathLike[str], classes: tuple[str, ...], dataset: Dataset) -> None:
+    """Refuse a data set whose labels mean something else than a model's answers; other names for them are taken.
+
+    Raises:
+        ValueError: for a label that the model has no class for, or one of its classes under another number.
+    """
     last = int(dataset.labels.max()) if len(dataset) else 0
     if last >= len(classes):
         raise ValueError(f"{path} needs labels of its {len(classes)} classes, got {dataset.name}'s {last}")

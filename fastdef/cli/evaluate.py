@@ -12,7 +12,7 @@ from rich.table import Table
 from torch import nn
 
 from fastdef import ranks
-from fastdef.checkpoint import Checkpoint, load_for, writing_aside
+from fastdef.checkpoint import Checkpoint, check_classes, load_for, writing_aside
 from fastdef.cli import honest
 from fastdef.cli._shared import DEFAULT_DEVICE, Data, Device, Download, Limit, Root, check_device
 from fastdef.data import Dataset, load_dataset
@@ -135,7 +135,7 @@ def _defense(
 ) -> ActiveDefense | None:
     """What stands before a model, if anything does."""
     if checkpoint.defense is None:
-        _refuse({"undefended": undefended, **options}, "needs a model with a defense, and this one has none")
+        _refuse(options, "needs a model with a defense, and this one has none")
         return None
     if undefended:
         return None
@@ -151,8 +151,10 @@ def _target(
     """What is deployed: a model file with its defense, if it has one, or an export's folder."""
     if model.is_dir():
         from fastdef.export.answering import exported_target  # its packages are an extra
+        from fastdef.export.manifest import MANIFEST, read_classes
 
         _refuse({"undefended": undefended, **options}, "is for a model file: an export is attacked as it was written")
+        check_classes(model, read_classes(model / MANIFEST), dataset)
         return exported_target(model, seed=seed)
     checkpoint = load_for(model, dataset, device=dataset.images.device)
     defense = _defense(checkpoint, options, undefended=undefended, seed=seed, compile=compile)

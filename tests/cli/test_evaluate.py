@@ -65,7 +65,7 @@ def test_an_option_of_the_static_suite_is_refused_by_the_honest_one(refuse, mode
 
 
 @pytest.mark.parametrize("suite", ["static", "honest"])
-@pytest.mark.parametrize("option", [["--undefended"], *DEFENSE])
+@pytest.mark.parametrize("option", DEFENSE)
 def test_an_option_of_the_defense_is_refused_where_there_is_none(refuse, bare_file, data, suite, option):
     told = refuse("evaluate", bare_file, *data, "--suite", suite, *option)
 

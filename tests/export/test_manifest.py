@@ -8,7 +8,7 @@ import torch
 from fastdef.export.answering import exported_target
 from fastdef.export.engine import CPU, load_engine
 from fastdef.export.files import export_onnx
-from fastdef.export.manifest import name_files, read, read_description, sha256, verified
+from fastdef.export.manifest import name_files, read, read_classes, read_description, sha256, verified
 from fastdef.export.parity import check_parity
 from fastdef.export.sessions import OnnxSession, TensorRTSession
 from fastdef.export.small import cost, export_small
@@ -113,6 +113,13 @@ def test_a_threshold_that_is_a_huge_whole_number_is_a_number(checkpoint):
     found = read_description(json.dumps(described), source=Path("step.onnx"))["defense"]["delta"]
 
     assert (found, type(found)) == (2.0**70, float)
+
+
+def test_the_classes_are_told(folder, tmp_path):
+    assert read_classes(folder / "model.json") == ("a", "b", "c")
+    (tmp_path / "model.json").write_text('{"files": {}, "classes": [1]}')
+    with pytest.raises(ValueError, match="it names no classes"):
+        read_classes(tmp_path / "model.json")
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"files": 3}', "[" * 100_000, "\x00"])
