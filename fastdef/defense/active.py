@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastdef._check import check_count, check_images, check_positive
+from fastdef._check import check_images, check_positive
 from fastdef.checkpoint import Checkpoint
-from fastdef.defense.arguments import OnInvalid, check_budgets, check_ids
+from fastdef.defense.arguments import OnInvalid, check_budgets, check_ids, check_parameters
 from fastdef.defense.engine import Engine, bucket_sizes
+from fastdef.defense.fixed import Fixed
 from fastdef.defense.noise import uniform_noise
 from fastdef.defense.pipeline import Answer
 from fastdef.defense.requests import of_batch, of_stream
@@ -25,7 +26,6 @@ from fastdef.nn import prefix
 from fastdef.ops import smoothing_loss
 
 _CONFIGURED = ("layer", "sigma", "beta", "delta", "max_steps", "outer_loops")  # what a model file keeps
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class ActiveDefense(nn.Module):
@@ -39,7 +39,8 @@ class ActiveDefense(nn.Module):
     the seed and these parameters alone; neighbours, batch size, number of slots and order change no more than rounding
     does, and with ``deterministic``, on as many slots, nothing at all. Safe to call from several threads.
 
-    Gradients do not flow through a call; an attacker's gradient is a matter for ``fastdef.evaluation``.
+    Gradients do not flow through a call; an attacker's gradient is a matter for ``fastdef.evaluation``. ``sigma``,
+    ``delta``, ``max_steps``, ``outer_loops`` and ``seed`` may be set later; what the compiled steps hold is fixed.
 
     Args:
         model: a classifier, in eval mode, images in [0, 1] to logits.
@@ -64,6 +65,11 @@ class ActiveDefense(nn.Module):
         ValueError: for a parameter out of its range, or a layer that the model does not have.
     """
 
+    layer = Fixed[str]()
+    beta = Fixed[float]()
+    solver = Fixed[Solver]()
+    dtype = Fixed[torch.dtype]()
+
     def __init__(
         self,
         model: nn.Module,
@@ -83,15 +89,14 @@ class ActiveDefense(nn.Module):
         deterministic: bool = False,
     ) -> None:
         super().__init__()
-        for name, value in {"sigma": sigma, "beta": beta, "delta": delta}.items():
-            check_positive(value, name=name, where="ActiveDefense")
-        for name, count in {"max_steps": max_steps, "outer_loops": outer_loops, "slots": slots}.items():
-            check_count(count, name=name, where="ActiveDefense")
-        if dtype not in _DTYPES:
-            raise ValueError(f"ActiveDefense needs dtype float32, float16 or bfloat16, got {dtype}")
+        check_parameters(
+            {"sigma": sigma, "beta": beta, "delta": delta},
+            {"max_steps": max_steps, "outer_loops": outer_loops, "slots": slots},
+            dtype,
+        )
         self.model = model
-        self.layer = layer
-        self.sigma, self.beta, self.delta = float(sigma), float(beta), float(delta)
+        self._layer, self._beta, self._dtype, self._solver = layer, float(beta), dtype, solver or Gradient(float(beta))
+        self.sigma, self.delta = float(sigma), float(delta)
         self.max_steps = max_steps
         self.outer_loops = outer_loops
         self.seed = secrets.randbits(63) if seed is None else seed
@@ -99,8 +104,6 @@ class ActiveDefense(nn.Module):
         self.deterministic = deterministic
         self.sizes = [slots] if deterministic else bucket_sizes(slots)
         self.tally = Tally()
-        self.dtype = dtype
-        self.solver = solver or Gradient(self.beta)
         self._engine = Engine(model, layer, solver=self.solver, dtype=dtype, compile=compile, clamp=clamp)
         self.train(False)
 

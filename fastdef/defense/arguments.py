@@ -1,13 +1,29 @@
-"""What the defense asks of what stands beside the images, and images that are none."""
+"""What the defense asks of its parameters and of what stands beside the images, and images that are none."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from fastdef._check import check_batch, check_images, valid_images
+from fastdef._check import check_batch, check_count, check_images, check_positive, valid_images
 
 OnInvalid = Literal["raise", "flag"]
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def check_parameters(numbers: Mapping[str, float], counts: Mapping[str, int], dtype: torch.dtype) -> None:
+    """Refuse parameters of a defense, by name, that are out of their range, or another dtype than the loop can have.
+
+    Raises:
+        ValueError: naming the first one and what came instead.
+    """
+    for name, number in numbers.items():
+        check_positive(number, name=name, where="ActiveDefense")
+    for name, count in counts.items():
+        check_count(count, name=name, where="ActiveDefense")
+    if dtype not in _DTYPES:
+        raise ValueError(f"ActiveDefense needs dtype float32, float16 or bfloat16, got {dtype}")
 
 
 def check_ids(ids: Tensor | None, count: int) -> Tensor:

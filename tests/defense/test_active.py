@@ -284,6 +284,35 @@ def test_bad_parameters_are_refused(model, options, message):
         ActiveDefense(model, **options)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("beta", 40.0), ("layer", "block2"), ("solver", Polyak()), ("dtype", torch.bfloat16)]
+)
+def test_what_the_compiled_steps_hold_cannot_be_set(defense_for, model, images, name, value):
+    defense = defense_for(model, images)
+    before = defense.config(), getattr(defense, name)
+
+    with pytest.raises(AttributeError, match=f"ActiveDefense.{name} is fixed .* make a new ActiveDefense with {name}="):
+        setattr(defense, name, value)
+
+    assert (defense.config(), getattr(defense, name)) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("delta", 1e-9), ("sigma", 0.01), ("max_steps", 2), ("outer_loops", 2), ("seed", 5)]
+)
+def test_what_the_loop_is_given_anew_may_be_set(defense_for, model, images, name, value):
+    defense = defense_for(model, images, max_steps=10)
+    defense.defend(images[:4])
+
+    setattr(defense, name, value)
+
+    expected = defense_for(model, images, max_steps=10)
+    fresh = ActiveDefense(
+        model, **{"beta": 3.0, "seed": 3, "delta": expected.delta, "max_steps": 10, name: value}, compile=False, slots=8
+    )
+    assert torch.equal(defense.defend(images[:4]).logits, fresh.defend(images[:4]).logits)
+
+
 def test_a_threshold_that_is_a_huge_whole_number_is_a_number(model, images):
     answers = ActiveDefense(model, delta=2**70, compile=False).defend(images)
 
