@@ -41,6 +41,7 @@ class ActiveDefense(nn.Module):
 
     Gradients do not flow through a call; an attacker's gradient is a matter for ``fastdef.evaluation``. ``sigma``,
     ``delta``, ``max_steps``, ``outer_loops`` and ``seed`` may be set later; what the compiled steps hold is fixed.
+    They are made anew when the model's weights change; a change through ``weight.data`` goes unnoticed.
 
     Args:
         model: a classifier, in eval mode, images in [0, 1] to logits.
