@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastdef._check import check_images, check_positive
 from fastdef.checkpoint import Checkpoint
 from fastdef.defense.arguments import OnInvalid, check_budgets, check_ids, check_parameters
+from fastdef.defense.classifier import called
 from fastdef.defense.engine import Engine, bucket_sizes
 from fastdef.defense.fixed import Fixed
 from fastdef.defense.noise import uniform_noise
@@ -250,7 +251,6 @@ class ActiveDefense(nn.Module):
         placed = self._place(images)
         return placed + self.noise(check_ids(ids, len(images)), 0, placed)
 
-    @torch.no_grad()
     def calibrate(self, images: Tensor, *, ratio: float = 0.92, batch_size: int = 256) -> float:
         """Set delta to ``ratio`` times the mean L_F of clean images, and return it.
 
@@ -267,7 +267,8 @@ class ActiveDefense(nn.Module):
         check_images(images, where="ActiveDefense.calibrate")
         check_positive(ratio, name="ratio", where="ActiveDefense.calibrate")
         features = prefix(self.model, self.layer)
-        losses = torch.cat([smoothing_loss(features(self._place(chunk))) for chunk in images.split(batch_size)])
+        chunks = images.split(batch_size)
+        losses = torch.cat([smoothing_loss(called(features, self._place(chunk))) for chunk in chunks])
         self.delta = ratio * float(losses.double().mean())
         return self.delta
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastdef.defense.graphed_slots import GraphedSlots
+from fastdef.defense.modes import own_modes
 from fastdef.defense.slots import MaskedStep, Slots, Step, compiled
 from fastdef.defense.solvers import Solver
 from fastdef.defense.tight import tight_step
@@ -65,9 +66,15 @@ class Engine:
     def step(self, example: Tensor) -> MaskedStep:
         """The masked step of a batch like ``example``, traced and not compiled. In float64, all of it is."""
         dtype = torch.float64 if example.dtype == torch.float64 else self._dtype
-        return MaskedStep(tight_step(self._network, example, dtype=dtype), self._solver, clamp=self._clamp)
+        with own_modes(example.device):
+            fresh = torch.zeros(example.shape, dtype=example.dtype, device=example.device)  # no inference tensor
+            return MaskedStep(tight_step(self._network, fresh, dtype=dtype), self._solver, clamp=self._clamp)
 
     def _make(self, key: _Key) -> Slots:
+        with own_modes(key[2]):
+            return self._empty_slots(key)
+
+    def _empty_slots(self, key: _Key) -> Slots:
         shape, dtype, device = key
         if device.type == "cuda":
             return GraphedSlots(self._step(key), torch.zeros(shape, dtype=dtype, device=device))
@@ -94,6 +101,8 @@ class Engine:
 
     def _fingerprint(self) -> tuple[object, ...]:
         tensors = [*self._model.parameters(), *self._model.buffers()]
+        if any(tensor.is_inference() for tensor in tensors):
+            raise ValueError("ActiveDefense needs a model made outside torch.inference_mode, got weights made inside")
         return *((tensor.data_ptr(), tensor._version) for tensor in tensors), choices(self._model)
 
 
