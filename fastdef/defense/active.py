@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastdef._check import check_images, check_positive
 from fastdef.checkpoint import Checkpoint
 from fastdef.defense.arguments import OnInvalid, check_budgets, check_ids, check_parameters
-from fastdef.defense.classifier import called
+from fastdef.defense.classifier import called, check_model
 from fastdef.defense.engine import Engine, bucket_sizes
 from fastdef.defense.fixed import Fixed
 from fastdef.defense.noise import uniform_noise
@@ -262,10 +262,11 @@ class ActiveDefense(nn.Module):
             batch_size: images run at once.
 
         Raises:
-            ValueError: for images that are not that, or a ratio that is not above 0.
+            ValueError: for images that are not that, a ratio that is not above 0, or a model in training mode.
         """
         check_images(images, where="ActiveDefense.calibrate")
         check_positive(ratio, name="ratio", where="ActiveDefense.calibrate")
+        check_model(self.model)
         features = prefix(self.model, self.layer)
         chunks = images.split(batch_size)
         losses = torch.cat([smoothing_loss(called(features, self._place(chunk))) for chunk in chunks])
@@ -274,10 +275,12 @@ class ActiveDefense(nn.Module):
 
     def slots_for(self, image: Tensor) -> AbstractContextManager[Callable[[int], Slots]]:
         """Lease slots by size, for images like ``image`` (C, H, W): what the scheduler and the benchmarks run on."""
+        check_model(self.model)
         return self._engine.lease(self._place(image), self.delta)
 
     def masked_step(self, like: Tensor) -> MaskedStep:
         """One step for a batch like ``like`` (N, C, H, W), traced and not compiled: what an exporter takes."""
+        check_model(self.model)
         return self._engine.step(torch.zeros_like(self._place(like)))
 
     def extra_repr(self) -> str:

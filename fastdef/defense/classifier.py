@@ -3,7 +3,17 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuse a model that does not answer as it was trained to.
+
+    Raises:
+        ValueError: for one in training mode, all of it or a part.
+    """
+    if any(module.training for module in model.modules()):
+        raise ValueError("ActiveDefense needs a model in eval mode, got one in training mode; call model.eval()")
 
 
 @torch.no_grad()

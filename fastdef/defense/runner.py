@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fastdef.defense.classifier import called
+from fastdef.defense.classifier import called, check_model
 from fastdef.defense.pipeline import Answer, Pipeline
 from fastdef.defense.requests import Request
 from fastdef.defense.scheduler import run
@@ -29,8 +29,7 @@ def answers(defense: ActiveDefense, requests: Iterable[Request]) -> Iterator[Ans
         ValueError: for a model in training mode.
         torch.OutOfMemoryError: where a single slot is too much.
     """
-    if any(module.training for module in defense.model.modules()):
-        raise ValueError("ActiveDefense needs a model in eval mode, got one in training mode; call model.eval()")
+    check_model(defense.model)  # before an image is pulled
     rest = iter(requests)
     waiting: deque[Request] = deque()  # asked for and not answered yet, in order, as answers are
     try:

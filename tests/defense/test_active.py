@@ -320,13 +320,29 @@ def test_a_threshold_that_is_a_huge_whole_number_is_a_number(model, images):
     assert (answers.steps == 0).all()
 
 
-def test_a_model_left_in_training_mode_is_refused(images):
+@pytest.mark.parametrize(
+    "use",
+    [
+        ActiveDefense.defend,
+        ActiveDefense.smooth,
+        ActiveDefense.calibrate,
+        ActiveDefense.masked_step,
+        lambda defense, images: list(defense.stream(images)),
+        lambda defense, images: defense.slots_for(images[0]),
+    ],
+    ids=["defend", "smooth", "calibrate", "masked_step", "stream", "slots_for"],
+)
+def test_a_model_left_in_training_mode_is_refused_and_left_as_it_is(images, use):
     model = WideResNet(10, 1, in_channels=1)
     defense = ActiveDefense(model, compile=False)
+    defense.smooth(images[:1])  # traced in eval mode
     model.train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
 
-    with pytest.raises(ValueError, match="eval mode"):
-        defense(images[:1])
+    with pytest.raises(ValueError, match="a model in eval mode, got one in training mode"):
+        use(defense, images[:1])
+
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_noise_and_ids_must_fit_the_images(model, images):
