@@ -11,8 +11,16 @@ from torch import Tensor, nn
 
 from fastdef._check import check_images, check_positive
 from fastdef.checkpoint import Checkpoint
-from fastdef.defense.arguments import OnInvalid, check_budgets, check_ids, check_parameters
-from fastdef.defense.classifier import called, check_model
+from fastdef.defense.arguments import (
+    OnInvalid,
+    check_budgets,
+    check_config,
+    check_ids,
+    check_noise,
+    check_parameters,
+    check_seed,
+)
+from fastdef.defense.classifier import called, check_model, check_weights, home
 from fastdef.defense.engine import Engine, bucket_sizes
 from fastdef.defense.fixed import Fixed
 from fastdef.defense.noise import uniform_noise
@@ -64,7 +72,7 @@ class ActiveDefense(nn.Module):
             one by one. Then an answer is bitwise the same alone, in any batch and in any order.
 
     Raises:
-        ValueError: for a parameter out of its range, or a layer that the model does not have.
+        ValueError: for a parameter out of its range, a layer that the model lacks, or weights in half precision.
     """
 
     layer = Fixed[str]()
@@ -91,17 +99,15 @@ class ActiveDefense(nn.Module):
         deterministic: bool = False,
     ) -> None:
         super().__init__()
-        check_parameters(
-            {"sigma": sigma, "beta": beta, "delta": delta},
-            {"max_steps": max_steps, "outer_loops": outer_loops, "slots": slots},
-            dtype,
-        )
+        numbers = {"sigma": sigma, "beta": beta, "delta": delta}
+        check_parameters(numbers, {"max_steps": max_steps, "outer_loops": outer_loops, "slots": slots}, dtype)
+        check_weights(model)
         self.model = model
         self._layer, self._beta, self._dtype, self._solver = layer, float(beta), dtype, solver or Gradient(float(beta))
         self.sigma, self.delta = float(sigma), float(delta)
         self.max_steps = max_steps
         self.outer_loops = outer_loops
-        self.seed = secrets.randbits(63) if seed is None else seed
+        self.seed = secrets.randbits(63) if seed is None else check_seed(seed)
         self.slots = slots
         self.deterministic = deterministic
         self.sizes = [slots] if deterministic else bucket_sizes(slots)
@@ -120,14 +126,7 @@ class ActiveDefense(nn.Module):
         Raises:
             ValueError: if the file describes no Active Defense, or its parameters are none.
         """
-        config = dict(checkpoint.defense or {})
-        kind = config.pop("kind", None)
-        if kind != "active" or not set(config) <= set(_CONFIGURED):
-            raise ValueError(
-                f"ActiveDefense needs a model file with an active defense of {', '.join(_CONFIGURED)}, "
-                f"got {checkpoint.defense}"
-            )
-        return cls(checkpoint.model, **{**config, **options})
+        return cls(checkpoint.model, **{**check_config(checkpoint.defense, _CONFIGURED), **options})
 
     def config(self) -> dict[str, Any]:
         """What :func:`fastdef.save` takes as ``defense``, and :meth:`from_checkpoint` reads."""
@@ -224,13 +223,7 @@ class ActiveDefense(nn.Module):
         check_images(images, where="ActiveDefense.smooth")
         ids = check_ids(ids, len(images))
         placed = self._place(images)
-        if noise is None:
-            noise = self.noise(ids, 0, placed)
-        if noise.shape != images.shape:
-            raise ValueError(
-                f"ActiveDefense.smooth needs noise of the images' shape {tuple(images.shape)}, got {tuple(noise.shape)}"
-            )
-        noisy = placed + noise.to(placed)
+        noisy = placed + (self.noise(ids, 0, placed) if noise is None else check_noise(noise, placed))
         limits = check_budgets(budgets, len(images), self.max_steps)
         starts = (Start(key, image, limit) for key, (image, limit) in enumerate(zip(noisy, limits, strict=True)))
         with self.slots_for(noisy[0]) as lease:
@@ -305,6 +298,5 @@ class ActiveDefense(nn.Module):
         warnings.warn(f"out of memory: going on with {self.slots} slots", RuntimeWarning, stacklevel=2)
 
     def _place(self, images: Tensor) -> Tensor:
-        weight = next(self.model.parameters())
-        state = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        return sent(images.detach().to(state), weight.device)
+        device, precision = home(self.model)
+        return sent(images.detach().to(precision), device)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from fastdef.defense.classifier import called
 from fastdef.defense.graphed_slots import GraphedSlots
 from fastdef.defense.modes import own_modes
 from fastdef.defense.slots import MaskedStep, Slots, Step, compiled
@@ -68,6 +69,7 @@ class Engine:
         dtype = torch.float64 if example.dtype == torch.float64 else self._dtype
         with own_modes(example.device):
             fresh = torch.zeros(example.shape, dtype=example.dtype, device=example.device)  # no inference tensor
+            called(self._network, fresh)  # where it does not take such images, that is said of them and not of a trace
             return MaskedStep(tight_step(self._network, fresh, dtype=dtype), self._solver, clamp=self._clamp)
 
     def _make(self, key: _Key) -> Slots:
