@@ -43,9 +43,7 @@ def defense(
     """Active Defense from a paper's loop to ours, one technique at a time, on the same images in one run."""
     dataset = load_dataset(data, "test", root=root).take(count).to(check_device(device))
     images = dataset.floats(0, len(dataset))
-    subject = _subject(model, architecture, dataset, device)
-    if beta is not None:
-        subject.beta = beta
+    subject = _subject(model, architecture, dataset, device, {} if beta is None else {"beta": beta})
     if ratio is not None:
         subject.calibrate(images, ratio=ratio)
     dtypes = {"none": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -66,14 +64,16 @@ def defense(
             aside.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def _subject(model: Path | None, architecture: str | None, dataset: Dataset, device: str) -> ActiveDefense:
+def _subject(
+    model: Path | None, architecture: str | None, dataset: Dataset, device: str, options: dict[str, Any]
+) -> ActiveDefense:
     if architecture is not None:
         torch.manual_seed(0)
         channels = dataset.images.shape[1]
         described = parse_architecture(architecture, num_classes=len(dataset.classes), in_channels=channels)
-        return ActiveDefense(build(described).eval().to(device))
+        return ActiveDefense(build(described).eval().to(device), **options)
     path = model or ASSETS / "smoothing.safetensors"
-    return ActiveDefense.from_checkpoint(load_for(path, dataset, device=device, labels=False))
+    return ActiveDefense.from_checkpoint(load_for(path, dataset, device=device, labels=False), **options)
 
 
 def _print(console: Console, found: dict) -> None:  # type: ignore[type-arg]

@@ -9,10 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastdef._check import check_count, check_images, check_positive
+from fastdef._check import check_images, check_positive
 from fastdef.checkpoint import Checkpoint
-from fastdef.defense.arguments import OnInvalid, check_budgets, check_ids
+from fastdef.defense.arguments import (
+    OnInvalid,
+    check_budgets,
+    check_config,
+    check_ids,
+    check_noise,
+    check_parameters,
+    check_seed,
+)
+from fastdef.defense.classifier import called, check_model, check_weights, home
 from fastdef.defense.engine import Engine, bucket_sizes
+from fastdef.defense.fixed import Fixed
 from fastdef.defense.noise import uniform_noise
 from fastdef.defense.pipeline import Answer
 from fastdef.defense.requests import of_batch, of_stream
@@ -25,7 +35,6 @@ from fastdef.nn import prefix
 from fastdef.ops import smoothing_loss
 
 _CONFIGURED = ("layer", "sigma", "beta", "delta", "max_steps", "outer_loops")  # what a model file keeps
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class ActiveDefense(nn.Module):
@@ -39,7 +48,9 @@ class ActiveDefense(nn.Module):
     the seed and these parameters alone; neighbours, batch size, number of slots and order change no more than rounding
     does, and with ``deterministic``, on as many slots, nothing at all. Safe to call from several threads.
 
-    Gradients do not flow through a call; an attacker's gradient is a matter for ``fastdef.evaluation``.
+    Gradients do not flow through a call; an attacker's gradient is a matter for ``fastdef.evaluation``. ``sigma``,
+    ``delta``, ``max_steps``, ``outer_loops`` and ``seed`` may be set later; what the compiled steps hold is fixed.
+    They are made anew when the model's weights change; a change through ``weight.data`` goes unnoticed.
 
     Args:
         model: a classifier, in eval mode, images in [0, 1] to logits.
@@ -61,8 +72,13 @@ class ActiveDefense(nn.Module):
             one by one. Then an answer is bitwise the same alone, in any batch and in any order.
 
     Raises:
-        ValueError: for a parameter out of its range, or a layer that the model does not have.
+        ValueError: for a parameter out of its range, a layer that the model lacks, or weights in half precision.
     """
+
+    layer = Fixed[str]()
+    beta = Fixed[float]()
+    solver = Fixed[Solver]()
+    dtype = Fixed[torch.dtype]()
 
     def __init__(
         self,
@@ -83,24 +99,19 @@ class ActiveDefense(nn.Module):
         deterministic: bool = False,
     ) -> None:
         super().__init__()
-        for name, value in {"sigma": sigma, "beta": beta, "delta": delta}.items():
-            check_positive(value, name=name, where="ActiveDefense")
-        for name, count in {"max_steps": max_steps, "outer_loops": outer_loops, "slots": slots}.items():
-            check_count(count, name=name, where="ActiveDefense")
-        if dtype not in _DTYPES:
-            raise ValueError(f"ActiveDefense needs dtype float32, float16 or bfloat16, got {dtype}")
+        numbers = {"sigma": sigma, "beta": beta, "delta": delta}
+        check_parameters(numbers, {"max_steps": max_steps, "outer_loops": outer_loops, "slots": slots}, dtype)
+        check_weights(model)
         self.model = model
-        self.layer = layer
-        self.sigma, self.beta, self.delta = float(sigma), float(beta), float(delta)
+        self._layer, self._beta, self._dtype, self._solver = layer, float(beta), dtype, solver or Gradient(float(beta))
+        self.sigma, self.delta = float(sigma), float(delta)
         self.max_steps = max_steps
         self.outer_loops = outer_loops
-        self.seed = secrets.randbits(63) if seed is None else seed
+        self.seed = secrets.randbits(63) if seed is None else check_seed(seed)
         self.slots = slots
         self.deterministic = deterministic
         self.sizes = [slots] if deterministic else bucket_sizes(slots)
         self.tally = Tally()
-        self.dtype = dtype
-        self.solver = solver or Gradient(self.beta)
         self._engine = Engine(model, layer, solver=self.solver, dtype=dtype, compile=compile, clamp=clamp)
         self.train(False)
 
@@ -115,14 +126,7 @@ class ActiveDefense(nn.Module):
         Raises:
             ValueError: if the file describes no Active Defense, or its parameters are none.
         """
-        config = dict(checkpoint.defense or {})
-        kind = config.pop("kind", None)
-        if kind != "active" or not set(config) <= set(_CONFIGURED):
-            raise ValueError(
-                f"ActiveDefense needs a model file with an active defense of {', '.join(_CONFIGURED)}, "
-                f"got {checkpoint.defense}"
-            )
-        return cls(checkpoint.model, **{**config, **options})
+        return cls(checkpoint.model, **{**check_config(checkpoint.defense, _CONFIGURED), **options})
 
     def config(self) -> dict[str, Any]:
         """What :func:`fastdef.save` takes as ``defense``, and :meth:`from_checkpoint` reads."""
@@ -219,13 +223,7 @@ class ActiveDefense(nn.Module):
         check_images(images, where="ActiveDefense.smooth")
         ids = check_ids(ids, len(images))
         placed = self._place(images)
-        if noise is None:
-            noise = self.noise(ids, 0, placed)
-        if noise.shape != images.shape:
-            raise ValueError(
-                f"ActiveDefense.smooth needs noise of the images' shape {tuple(images.shape)}, got {tuple(noise.shape)}"
-            )
-        noisy = placed + noise.to(placed)
+        noisy = placed + (self.noise(ids, 0, placed) if noise is None else check_noise(noise, placed))
         limits = check_budgets(budgets, len(images), self.max_steps)
         starts = (Start(key, image, limit) for key, (image, limit) in enumerate(zip(noisy, limits, strict=True)))
         with self.slots_for(noisy[0]) as lease:
@@ -246,7 +244,6 @@ class ActiveDefense(nn.Module):
         placed = self._place(images)
         return placed + self.noise(check_ids(ids, len(images)), 0, placed)
 
-    @torch.no_grad()
     def calibrate(self, images: Tensor, *, ratio: float = 0.92, batch_size: int = 256) -> float:
         """Set delta to ``ratio`` times the mean L_F of clean images, and return it.
 
@@ -258,21 +255,25 @@ class ActiveDefense(nn.Module):
             batch_size: images run at once.
 
         Raises:
-            ValueError: for images that are not that, or a ratio that is not above 0.
+            ValueError: for images that are not that, a ratio that is not above 0, or a model in training mode.
         """
         check_images(images, where="ActiveDefense.calibrate")
         check_positive(ratio, name="ratio", where="ActiveDefense.calibrate")
+        check_model(self.model)
         features = prefix(self.model, self.layer)
-        losses = torch.cat([smoothing_loss(features(self._place(chunk))) for chunk in images.split(batch_size)])
+        chunks = images.split(batch_size)
+        losses = torch.cat([smoothing_loss(called(features, self._place(chunk))) for chunk in chunks])
         self.delta = ratio * float(losses.double().mean())
         return self.delta
 
     def slots_for(self, image: Tensor) -> AbstractContextManager[Callable[[int], Slots]]:
         """Lease slots by size, for images like ``image`` (C, H, W): what the scheduler and the benchmarks run on."""
+        check_model(self.model)
         return self._engine.lease(self._place(image), self.delta)
 
     def masked_step(self, like: Tensor) -> MaskedStep:
         """One step for a batch like ``like`` (N, C, H, W), traced and not compiled: what an exporter takes."""
+        check_model(self.model)
         return self._engine.step(torch.zeros_like(self._place(like)))
 
     def extra_repr(self) -> str:
@@ -297,6 +298,5 @@ class ActiveDefense(nn.Module):
         warnings.warn(f"out of memory: going on with {self.slots} slots", RuntimeWarning, stacklevel=2)
 
     def _place(self, images: Tensor) -> Tensor:
-        weight = next(self.model.parameters())
-        state = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        return sent(images.detach().to(state), weight.device)
+        device, precision = home(self.model)
+        return sent(images.detach().to(precision), device)

@@ -8,21 +8,24 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from fastdef.defense.classifier import called
 from fastdef.defense.graphed_slots import GraphedSlots
+from fastdef.defense.modes import own_modes
 from fastdef.defense.slots import MaskedStep, Slots, Step, compiled
 from fastdef.defense.solvers import Solver
 from fastdef.defense.tight import tight_step
-from fastdef.nn import prefix
+from fastdef.nn import choices, prefix
 
 _Key = tuple[torch.Size, torch.dtype, torch.device]
+_Pool = dict[_Key, list[Slots]]
 _CPU_CHUNK = 16  # images a CPU runs at once; measured best on WRN-10-2 and WRN-16-4, 1.2 to 1.4 times faster than 64
 
 
 class Engine:
     """The compiled steps of one model, one for each batch shape, and a pool of slots to run them on.
 
-    A step holds folded copies of the model's weights. When a weight, a running statistic or the device has changed
-    since, all steps are made anew at the next lease.
+    A step holds folded copies of the model's weights, and the branches or the fusing weight that were chosen. When a
+    weight, a running statistic, the device or a choice has changed since, all steps are made anew at the next lease.
     """
 
     def __init__(
@@ -41,15 +44,14 @@ class Engine:
     def lease(self, image: Tensor, delta: float) -> Iterator[Callable[[int], Slots]]:
         """Slots by size, for images like ``image`` (C, H, W); nobody else gets them until the context ends."""
         taken: dict[int, Slots] = {}
-        pool: dict[_Key, list[Slots]] = {}
+        pools: dict[int, _Pool] = {}
 
         def slots(size: int) -> Slots:
-            nonlocal pool
             if size not in taken:
                 key = torch.Size((size, *image.shape)), image.dtype, image.device
                 with self._lock:
                     self._refresh()
-                    pool = self._idle
+                    pools[size] = pool = self._idle
                     taken[size] = pool[key].pop() if pool[key] else self._make(key)
                 taken[size].clear(delta)
             return taken[size]
@@ -59,15 +61,22 @@ class Engine:
         finally:
             with self._lock:
                 for size, used in taken.items():
-                    if pool is self._idle:  # else the model has changed, and these are stale
-                        pool[torch.Size((size, *image.shape)), image.dtype, image.device].append(used)
+                    if pools[size] is self._idle:  # else the model has changed, and these are stale
+                        self._idle[torch.Size((size, *image.shape)), image.dtype, image.device].append(used)
 
     def step(self, example: Tensor) -> MaskedStep:
         """The masked step of a batch like ``example``, traced and not compiled. In float64, all of it is."""
         dtype = torch.float64 if example.dtype == torch.float64 else self._dtype
-        return MaskedStep(tight_step(self._network, example, dtype=dtype), self._solver, clamp=self._clamp)
+        with own_modes(example.device):
+            fresh = torch.zeros(example.shape, dtype=example.dtype, device=example.device)  # no inference tensor
+            called(self._network, fresh)  # where it does not take such images, that is said of them and not of a trace
+            return MaskedStep(tight_step(self._network, fresh, dtype=dtype), self._solver, clamp=self._clamp)
 
     def _make(self, key: _Key) -> Slots:
+        with own_modes(key[2]):
+            return self._empty_slots(key)
+
+    def _empty_slots(self, key: _Key) -> Slots:
         shape, dtype, device = key
         if device.type == "cuda":
             return GraphedSlots(self._step(key), torch.zeros(shape, dtype=dtype, device=device))
@@ -89,12 +98,14 @@ class Engine:
     def forget(self) -> None:
         """Drop every compiled step and every slot; they are made anew when they are asked for."""
         self._steps: dict[_Key, Step] = {}
-        self._idle: dict[_Key, list[Slots]] = defaultdict(list)
+        self._idle: _Pool = defaultdict(list)
         self._made_of = self._fingerprint()
 
-    def _fingerprint(self) -> tuple[tuple[int, int], ...]:
+    def _fingerprint(self) -> tuple[object, ...]:
         tensors = [*self._model.parameters(), *self._model.buffers()]
-        return tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
+        if any(tensor.is_inference() for tensor in tensors):
+            raise ValueError("ActiveDefense needs a model made outside torch.inference_mode, got weights made inside")
+        return *((tensor.data_ptr(), tensor._version) for tensor in tensors), choices(self._model)
 
 
 def cpu_chunk(size: int) -> int:

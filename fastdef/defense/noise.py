@@ -21,7 +21,7 @@ def uniform_noise(ids: Tensor, loops: Tensor, shape: tuple[int, ...], *, seed: i
         ids: (N,) int64 image ids, any value from 0 to 2**63 - 1.
         loops: (N,) int64 outer loop of each, from 0 to 2**31 - 1.
         shape: shape of one image, (C, H, W).
-        seed: 64-bit key of the whole stream; a () int64 tensor where an exporter wants it as an input.
+        seed: key of the whole stream, from 0 to 2**64 - 1; a () int64 tensor where an exporter wants it as an input.
         sigma: half width of the interval, in pixel units.
 
     Returns:

@@ -7,7 +7,7 @@ from itertools import count
 
 from torch import Tensor
 
-from fastdef.defense.arguments import OnInvalid, check_budgets, check_ids, sound
+from fastdef.defense.arguments import OnInvalid, check_budgets, check_id, check_ids, check_image, sound
 
 Place = Callable[[Tensor], Tensor]  # puts images where the model is
 
@@ -74,6 +74,7 @@ def of_stream(
     numbers = count() if ids is None else iter(ids)
     shape = None
     for image in images:
+        check_image(image, where=where)
         shape = shape or image.shape
         if image.shape != shape:
             raise ValueError(f"{where} needs images of one shape, got {tuple(image.shape)} after {tuple(shape)}")
@@ -81,7 +82,7 @@ def of_stream(
         if id is None:
             raise ValueError(f"{where} needs an id for every image, got more images than ids")
         (checked,), (good,) = sound(image[None], on_invalid, where=where)
-        yield Request(place(checked), id, most if good else 0, _after(deadline), good)
+        yield Request(place(checked), check_id(id), most if good else 0, _after(deadline), good)
 
 
 def _after(seconds: float | None) -> float | None:

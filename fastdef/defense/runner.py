@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fastdef.defense.classifier import called, check_model
 from fastdef.defense.pipeline import Answer, Pipeline
 from fastdef.defense.requests import Request
 from fastdef.defense.scheduler import run
@@ -28,8 +29,7 @@ def answers(defense: ActiveDefense, requests: Iterable[Request]) -> Iterator[Ans
         ValueError: for a model in training mode.
         torch.OutOfMemoryError: where a single slot is too much.
     """
-    if any(module.training for module in defense.model.modules()):
-        raise ValueError("ActiveDefense needs a model in eval mode, got one in training mode; call model.eval()")
+    check_model(defense.model)  # before an image is pulled
     rest = iter(requests)
     waiting: deque[Request] = deque()  # asked for and not answered yet, in order, as answers are
     try:
@@ -52,13 +52,10 @@ def _once(defense: ActiveDefense, requests: Iterator[Request]) -> Iterator[Answe
         images = torch.stack([request.image for request in chunk])
         return images + defense.noise(torch.tensor([request.id for request in chunk]), loop, images)
 
-    @torch.no_grad()
     def classify(images: Tensor) -> Tensor:
-        if not defense.deterministic:
-            logits: Tensor = defense.model(images)
-            return logits
         # In a batch, a row of the last matrix product is rounded by where it stands.
-        return torch.cat([defense.model(image[None]) for image in images])
+        parts = images.split(1 if defense.deterministic else len(images))
+        return torch.cat([called(defense.model, part) for part in parts])
 
     pipeline = Pipeline(
         chain([first], requests),

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from fastdef.defense.modes import own_modes
 from fastdef.defense.solvers import Solver
 from fastdef.defense.tight import TightStep
 
@@ -124,16 +125,16 @@ class Slots:
                 self.advance_chunk(start)
         return self._done(self._running.tolist())
 
-    @torch.no_grad()
     def advance_chunk(self, start: int = 0) -> None:
         """Run one step of the chunk that begins at ``start``, in place, so that a CUDA graph may hold it."""
         part = slice(start, start + self._chunk)
         self.slot_steps += self._chunk
-        images, steps, loss, running = self._step(*self.state(start))
-        self._images[part].copy_(images)
-        self._steps[part].copy_(steps)
-        self._loss[part].copy_(loss)
-        self._running[part].copy_(running)
+        with own_modes(self._images.device):
+            images, steps, loss, running = self._step(*self.state(start))
+            self._images[part].copy_(images)
+            self._steps[part].copy_(steps)
+            self._loss[part].copy_(loss)
+            self._running[part].copy_(running)
 
     def _done(self, running: list[bool]) -> list[int]:
         return [slot for slot, key in enumerate(self.keys) if key is not None and not running[slot]]

@@ -107,6 +107,19 @@ def fixed_fusing_weight(model: nn.Module, w0: float | Tensor) -> Iterator[None]:
         fusing.fixed = former
 
 
+def choices(model: nn.Module) -> tuple[object, ...]:
+    """What ``set_branch``, ``branch`` and ``fixed_fusing_weight`` have chosen for this thread's forwards of ``model``.
+
+    Hashable, and equal as long as the choices are: what was traced, compiled or measured under other choices is of
+    another function.
+    """
+    branches = [module.active for module in model.modules() if isinstance(module, MultiBatchNorm2d)]
+    fusing = {id(module.fusing): module.fusing for module in model.modules() if isinstance(module, AFA2d)}
+    # By value: a number gets a new tensor each time, which may lie where the former one lay.
+    fixed = [None if each.fixed is None else tuple(each.fixed.flatten().tolist()) for each in fusing.values()]
+    return *branches, *fixed
+
+
 def _shared(
     model: nn.Module, branched: list[MultiBatchNorm2d], fusing: FusingWeights, stem: str, hidden: int
 ) -> nn.Module:

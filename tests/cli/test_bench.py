@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 
@@ -21,3 +22,17 @@ def test_engines_are_put_side_by_side(run, tmp_path):
 
 def test_wrong_batches_are_refused(refuse):
     assert "--batches needs sizes" in refuse("bench", "engine", "--batches", "1,zero")
+
+
+def test_another_step_size_is_that_of_the_loop(run, monkeypatch):
+    timed = []
+
+    def caught(setting, **_):
+        timed.append(setting.defense)
+        raise ValueError("caught")
+
+    monkeypatch.setattr(sys.modules["fastdef.cli.bench"], "bench_defense", caught)
+
+    run("bench", "defense", "--beta", "40", "--count", "2", "--device", "cpu")
+
+    assert timed[0].beta == timed[0].solver.beta == 40.0

@@ -284,6 +284,35 @@ def test_bad_parameters_are_refused(model, options, message):
         ActiveDefense(model, **options)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("beta", 40.0), ("layer", "block2"), ("solver", Polyak()), ("dtype", torch.bfloat16)]
+)
+def test_what_the_compiled_steps_hold_cannot_be_set(defense_for, model, images, name, value):
+    defense = defense_for(model, images)
+    before = defense.config(), getattr(defense, name)
+
+    with pytest.raises(AttributeError, match=f"ActiveDefense.{name} is fixed .* make a new ActiveDefense with {name}="):
+        setattr(defense, name, value)
+
+    assert (defense.config(), getattr(defense, name)) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("delta", 1e-9), ("sigma", 0.01), ("max_steps", 2), ("outer_loops", 2), ("seed", 5)]
+)
+def test_what_the_loop_is_given_anew_may_be_set(defense_for, model, images, name, value):
+    defense = defense_for(model, images, max_steps=10)
+    defense.defend(images[:4])
+
+    setattr(defense, name, value)
+
+    expected = defense_for(model, images, max_steps=10)
+    fresh = ActiveDefense(
+        model, **{"beta": 3.0, "seed": 3, "delta": expected.delta, "max_steps": 10, name: value}, compile=False, slots=8
+    )
+    assert torch.equal(defense.defend(images[:4]).logits, fresh.defend(images[:4]).logits)
+
+
 def test_a_threshold_that_is_a_huge_whole_number_is_a_number(model, images):
     answers = ActiveDefense(model, delta=2**70, compile=False).defend(images)
 
@@ -291,13 +320,29 @@ def test_a_threshold_that_is_a_huge_whole_number_is_a_number(model, images):
     assert (answers.steps == 0).all()
 
 
-def test_a_model_left_in_training_mode_is_refused(images):
+@pytest.mark.parametrize(
+    "use",
+    [
+        ActiveDefense.defend,
+        ActiveDefense.smooth,
+        ActiveDefense.calibrate,
+        ActiveDefense.masked_step,
+        lambda defense, images: list(defense.stream(images)),
+        lambda defense, images: defense.slots_for(images[0]),
+    ],
+    ids=["defend", "smooth", "calibrate", "masked_step", "stream", "slots_for"],
+)
+def test_a_model_left_in_training_mode_is_refused_and_left_as_it_is(images, use):
     model = WideResNet(10, 1, in_channels=1)
     defense = ActiveDefense(model, compile=False)
+    defense.smooth(images[:1])  # traced in eval mode
     model.train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
 
-    with pytest.raises(ValueError, match="eval mode"):
-        defense(images[:1])
+    with pytest.raises(ValueError, match="a model in eval mode, got one in training mode"):
+        use(defense, images[:1])
+
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_noise_and_ids_must_fit_the_images(model, images):
