@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ def fit(
     folder: Path,
     *,
     save: Callable[[nn.Module, dict[str, Any]], object],
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
     augment: bool = True,
     resume: bool = False,
     progress: Progress = lambda epoch, steps, figures: None,
@@ -48,6 +49,7 @@ def fit(
         hyper: hyperparameters.
         folder: where the run lives.
         save: called after each epoch with the model to be shipped, and its figures; on rank 0 alone.
+        settings: by topic, JSON-able, what else ``save`` depends on; a run resumes only with the same.
         augment: random crop and, where the data allow it, flip.
         resume: go on after the last epoch in ``folder``, bit for bit on a CPU.
         progress: called at every 20th step, and after an epoch with its figures.
@@ -66,6 +68,7 @@ def fit(
         "method": method.config(),
         "hyper": asdict(hyper),
         "data": {"name": dataset.name, "split": dataset.split, "images": len(dataset), "augment": augment},
+        **(settings or {}),
     }
     run = Run(method, hyper)
     policy = RandomCropFlip(flip=dataset.flip) if augment else None

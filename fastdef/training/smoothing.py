@@ -159,6 +159,7 @@ def train_smoothing(
         hyper,
         folder,
         save=write,
+        settings={"defense": {"sigma": sigma, "beta": beta, "ratio": ratio}},
         augment=augment,
         resume=resume,
         progress=progress,

@@ -59,6 +59,7 @@ def test_a_run_needs_resume_to_go_on_and_resume_needs_the_same_settings(run, ref
 
     assert "holds a run already" in refuse(*command, "--limit", 40)
     assert "data.images was 36, got 45" in refuse(*command, "--limit", 50, "--resume")
+    assert "defense.sigma was 0.075, got 0.2" in refuse(*command, "--limit", 40, "--sigma", 0.2, "--resume")
     assert run(*command, "--limit", 40, "--resume")[0] == 0
     assert load(tmp_path / "run" / "model.safetensors").architecture["mean"] is None
 
