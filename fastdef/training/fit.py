@@ -1,5 +1,6 @@
 """The training loop: every method, one loop."""
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -60,16 +61,13 @@ def fit(
     Raises:
         ValueError: if the folder holds a run and ``resume`` is off, or holds none or another and it is on; if a loss
             is not finite, with the last epoch's files intact; if a file cannot be written; if a batch cannot be
-            shared evenly among the ranks.
+            shared evenly among the ranks, or these were given different data or settings.
     """
     ranks.own(min(hyper.batch_size, len(dataset)))  # refused before anything is written
+    data = {**_described(dataset, validation), "augment": augment}
+    config = {"method": method.config(), "hyper": asdict(hyper), "data": data, **(settings or {})}
+    _agree(config)
     ranks.follow_first(method.model.state_dict().values())
-    config = {
-        "method": method.config(),
-        "hyper": asdict(hyper),
-        "data": {"name": dataset.name, "split": dataset.split, "images": len(dataset), "augment": augment},
-        **(settings or {}),
-    }
     run = Run(method, hyper)
     policy = RandomCropFlip(flip=dataset.flip) if augment else None
     batches = Batches(
@@ -98,6 +96,30 @@ def fit(
             figures = ranks.by_first(partial(keep, epoch, shipped, trained, seconds))
             progress(epoch, len(batches), {**figures, "seconds": seconds})
     return figures
+
+
+def _described(dataset: Dataset, validation: Dataset) -> dict[str, Any]:
+    """All of the data that a run depends on."""
+    return {
+        "name": dataset.name,
+        "split": dataset.split,
+        "images": len(dataset),
+        "shape": list(dataset.images.shape[1:]),
+        "flip": dataset.flip,
+        "classes": {str(number): name for number, name in enumerate(dataset.classes)},  # a refusal names the one
+        "sha256": dataset.digest(),
+        "validation_sha256": validation.digest(),
+    }
+
+
+def _agree(config: dict[str, Mapping[str, Any]]) -> None:
+    """Refuse to train with processes that were given different things, such as the data of their own machines."""
+    first, *others = ranks.everyone(config)
+    for other, topic in itertools.product(others, first):
+        for name, value in first[topic].items():
+            if other[topic].get(name) != value:
+                got = f"{value} and {other[topic].get(name)}"
+                raise ValueError(f"processes of one run need the same {topic}.{name}, got {got}")
 
 
 def _begin(folder: Path, config: dict[str, Any], resume: bool) -> State:

@@ -64,6 +64,14 @@ def test_a_run_needs_resume_to_go_on_and_resume_needs_the_same_settings(run, ref
     assert load(tmp_path / "run" / "model.safetensors").architecture["mean"] is None
 
 
+def test_a_run_goes_on_with_the_same_images_alone(run, refuse, data, tmp_path):
+    write_idx(tmp_path, "train", torch.zeros(60, 1, 28, 28, dtype=torch.uint8), torch.arange(60) % 10)
+    command = ["train", "smoothing", *data, *SMALL, "--no-normalize", "--out", tmp_path / "run"]
+    run(*command)
+
+    assert "data.sha256 was" in refuse(*command, "--root", tmp_path, "--resume")
+
+
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
