@@ -20,6 +20,7 @@ from fastdef.training.run import Progress, Run, check_finite
 from fastdef.training.state import FILE, State, gather, scatter
 
 LOG = "log.jsonl"
+MODEL = "model.safetensors"
 
 
 def fit(
@@ -37,7 +38,7 @@ def fit(
 ) -> dict[str, float]:
     """Train, validate each epoch, and keep in ``folder`` what is needed to go on after any epoch.
 
-    Files: ``state.safetensors``, ``log.jsonl`` (a line an epoch), and whatever ``save`` writes.
+    Files: ``state.safetensors``, ``log.jsonl`` (a line an epoch), and ``model.safetensors``, which ``save`` writes.
 
     On several ranks all call this with the same arguments, and train what one would, to rounding: a batch is that of
     all ranks together. Rank 0 validates, saves and writes; the others wait for it. A run may go on with another number
@@ -49,7 +50,8 @@ def fit(
         validation: what to look at after each epoch.
         hyper: hyperparameters.
         folder: where the run lives.
-        save: called after each epoch with the model to be shipped, and its figures; on rank 0 alone.
+        save: called after each epoch with the model to be shipped, and its figures; on rank 0 alone. Also where a
+            finished run has no ``model.safetensors`` any more: the same is made again from the state.
         settings: by topic, JSON-able, what else ``save`` depends on; a run resumes only with the same.
         augment: random crop and, where the data allow it, flip.
         resume: go on after the last epoch in ``folder``, bit for bit on a CPU.
@@ -78,11 +80,14 @@ def fit(
         scatter(state, method.model, run.optimizer, run.averages)
     figures = state.figures
 
+    def ship(shipped: nn.Module, epochs: int, figures: dict[str, float]) -> None:
+        save(shipped, {"config": config, "epochs": epochs, "figures": figures})
+
     def keep(epoch: int, shipped: nn.Module, figures: dict[str, float], seconds: float) -> dict[str, float]:
         figures = figures | method.validate(shipped, validation)
         check_finite(figures, epoch)
         # The state comes last: where one of these fails, the run goes on from the epoch before and repeats them.
-        save(shipped, {"config": config, "epochs": epoch + 1, "figures": figures})
+        ship(shipped, epoch + 1, figures)
         _log(folder, {"epoch": epoch + 1, **figures, "seconds": seconds})
         State(epoch + 1, config, figures, gather(method.model, run.optimizer, run.averages)).write(folder)
         return figures
@@ -95,6 +100,9 @@ def fit(
             shipped = run.shipped(epoch, batches)
             figures = ranks.by_first(partial(keep, epoch, shipped, trained, seconds))
             progress(epoch, len(batches), {**figures, "seconds": seconds})
+        if state.epochs == hyper.epochs and not ranks.by_first((folder / MODEL).is_file):
+            shipped = run.shipped(hyper.epochs - 1, batches)
+            ranks.by_first(partial(ship, shipped, hyper.epochs, figures))
     return figures
 
 

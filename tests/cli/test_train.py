@@ -64,6 +64,18 @@ def test_a_run_needs_resume_to_go_on_and_resume_needs_the_same_settings(run, ref
     assert load(tmp_path / "run" / "model.safetensors").architecture["mean"] is None
 
 
+def test_a_finished_run_is_told_to_be_done_unless_its_model_file_was_to_be_written_again(run, data, tmp_path):
+    model = tmp_path / "model.safetensors"
+    command = ["train", "smoothing", *data, *SMALL, "--out", tmp_path]
+    _, told, _ = run(*command)
+    before = model.read_bytes()
+
+    assert run(*command, "--resume")[:2] == (0, f"{model} is done: nothing left to train\n")
+    model.unlink()
+    assert run(*command, "--resume")[:2] == (0, told)
+    assert model.read_bytes() == before
+
+
 def test_a_run_goes_on_with_the_same_images_alone(run, refuse, data, tmp_path):
     write_idx(tmp_path, "train", torch.zeros(60, 1, 28, 28, dtype=torch.uint8), torch.arange(60) % 10)
     command = ["train", "smoothing", *data, *SMALL, "--no-normalize", "--out", tmp_path / "run"]

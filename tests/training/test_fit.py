@@ -162,3 +162,13 @@ def test_data_are_hashed_once_a_run(tmp_path, monkeypatch):
     run(Doubled(), tmp_path)
 
     assert hashed == [24, 10]
+
+
+def test_where_a_finished_run_cannot_write_its_model_again_it_says_why(tmp_path):
+    def full(model, record):
+        raise ValueError("cannot write: no space left")
+
+    run(Doubled(), tmp_path)
+
+    with pytest.raises(ValueError, match="no space"):
+        run(Doubled(), tmp_path, save=full, resume=True)

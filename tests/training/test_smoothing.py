@@ -165,6 +165,18 @@ def test_resuming_a_finished_run_gives_its_figures_and_trains_nothing(tmp_path):
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_finished_run_without_its_model_file_writes_the_same_again(tmp_path, ema):
+    figures = train(tmp_path, ema=ema)
+    files = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    (tmp_path / "model.safetensors").unlink()
+
+    again = train(tmp_path, lambda *_: pytest.fail("it was trained"), resume=True, ema=ema)
+
+    assert again == figures
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
+
+
 def test_an_epoch_that_was_cut_short_while_saving_is_done_again(tmp_path):
     train(tmp_path / "whole")
 
