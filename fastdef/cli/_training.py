@@ -11,6 +11,7 @@ from torch import nn
 
 from fastdef.data import Dataset, load_dataset
 from fastdef.nn import build, parse_architecture
+from fastdef.training.fit import MODEL
 from fastdef.training.state import FILE
 
 Architecture = Annotated[str, typer.Option(help="wrn-28-10, preactresnet-18, resnet-34, ...")]
@@ -72,12 +73,6 @@ def parse_milestones(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
-def wrote(path: Path, figures: dict[str, float]) -> None:
-    """Print what was written, and the last epoch's figures."""
-    told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-    typer.echo(f"wrote {path}: {told}")
-
-
 class TrainingBar:
     """A progress bar with the time left; an interrupt ends with status 130 and how to go on.
 
@@ -94,6 +89,7 @@ class TrainingBar:
         self._bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
         self._task = self._bar.add_task("starting", total=epochs * steps, rate="")
         self._moved = False
+        self._was_there = (folder / MODEL).is_file()
 
     def __enter__(self) -> "TrainingBar":
         self._bar.start()
@@ -120,3 +116,11 @@ class TrainingBar:
             self._bar.update(self._task, description=f"epoch {epoch + 1}, loss {figures['loss']:.4g}")
         speed = self._bar.tasks[0].speed
         self._bar.update(self._task, completed=done, rate="" if speed is None else f"{speed:.1f}/s")
+
+    def outcome(self, figures: dict[str, float]) -> str:
+        """A line on the model file: written, with the last epoch's figures, or there since before."""
+        path = self._folder / MODEL
+        if self._was_there and not self._moved:
+            return f"{path} is done: nothing left to train"
+        told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        return f"wrote {path}: {told}"

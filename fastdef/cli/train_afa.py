@@ -24,7 +24,6 @@ from fastdef.cli._training import (
     build_model,
     load_train,
     parse_milestones,
-    wrote,
 )
 from fastdef.losses import PGDAT, RECIPES
 from fastdef.nn import architecture_of, check_architecture
@@ -106,6 +105,7 @@ def afa(
             progress=bar.update,
         )
     if branches > 1:
+        typer.echo(bar.outcome(figures), err=True)
         with TrainingBar(fusing_epochs, steps, out) as bar:
             figures = train_fusing(
                 model,
@@ -119,7 +119,7 @@ def afa(
                 resume=resume and resume_fusing,
                 progress=bar.update,
             )
-    wrote(out / "model.safetensors", figures)
+    typer.echo(bar.outcome(figures))
 
 
 def _check_conversions(model: nn.Module, branches: int, placement: str) -> None:

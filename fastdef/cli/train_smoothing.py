@@ -22,7 +22,6 @@ from fastdef.cli._training import (
     build_model,
     load_train,
     parse_milestones,
-    wrote,
 )
 from fastdef.nn import normalize_features, normalized
 from fastdef.training import Hyper, train_smoothing
@@ -108,4 +107,4 @@ def smoothing(
             resume=resume,
             progress=bar.update,
         )
-    wrote(out / "model.safetensors", figures)
+    typer.echo(bar.outcome(figures))

@@ -1,6 +1,7 @@
 """Data sets by name, whole and as uint8; batches and augmentation on the device; image files."""
 
 from fastdef.data._idx import write_idx as write_idx
+from fastdef.data._sha256 import sha256 as sha256
 from fastdef.data.batches import Batches as Batches
 from fastdef.data.batches import RandomCropFlip as RandomCropFlip
 from fastdef.data.dataset import Dataset as Dataset

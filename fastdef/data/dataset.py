@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from fastdef.data._sha256 import sha256
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -57,6 +59,10 @@ class Dataset:
     def floats(self, start: int, stop: int) -> Tensor:
         """Images ``start`` to ``stop`` as float32 in [0, 1]."""
         return self.images[start:stop].float() / 255
+
+    def digest(self) -> str:
+        """SHA-256 of images and labels, in their order and wherever they are; not of what classes are called."""
+        return sha256([self.images, self.labels])
 
     def fit(self) -> "Dataset":
         """All but the last tenth: what a model is fitted to where its validation is held out."""

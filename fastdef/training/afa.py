@@ -12,14 +12,12 @@ from fastdef.data import Dataset
 from fastdef.losses import PGDAT
 from fastdef.nn import architecture_of, convert_to_afa, convert_to_multi_bn, keep_branch
 from fastdef.training.branches import Branches, SequentialBranches
-from fastdef.training.fit import fit
+from fastdef.training.fit import MODEL, fit
 from fastdef.training.fusing import Fusing
 from fastdef.training.hyper import Hyper
 from fastdef.training.method import Method
 from fastdef.training.run import Progress
 from fastdef.training.smoothed import Smoothed
-
-MODEL = "model.safetensors"
 
 
 def train_branches(

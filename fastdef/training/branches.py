@@ -170,6 +170,10 @@ class Branches:
 class SequentialBranches(Branches):
     """Algorithm 1 as written: one branch after the other. What the batched form is held against."""
 
+    def config(self) -> dict[str, Any]:
+        """Under another name: its sums are in another order, and so not the same to the bit."""
+        return {**super().config(), "name": "afa stage I, branch by branch"}
+
     def _craft(self, images: Tensor, labels: Tensor, eps: Tensor, start: Tensor) -> Tensor:
         attacked = []
         whole = zip(*(value.chunk(len(self._attacked)) for value in (images, labels, eps, start)), strict=True)

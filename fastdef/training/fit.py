@@ -1,8 +1,9 @@
 """The training loop: every method, one loop."""
 
+import itertools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from fastdef.training.run import Progress, Run, check_finite
 from fastdef.training.state import FILE, State, gather, scatter
 
 LOG = "log.jsonl"
+MODEL = "model.safetensors"
 
 
 def fit(
@@ -29,13 +31,14 @@ def fit(
     folder: Path,
     *,
     save: Callable[[nn.Module, dict[str, Any]], object],
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
     augment: bool = True,
     resume: bool = False,
     progress: Progress = lambda epoch, steps, figures: None,
 ) -> dict[str, float]:
     """Train, validate each epoch, and keep in ``folder`` what is needed to go on after any epoch.
 
-    Files: ``state.safetensors``, ``log.jsonl`` (a line an epoch), and whatever ``save`` writes.
+    Files: ``state.safetensors``, ``log.jsonl`` (a line an epoch), and ``model.safetensors``, which ``save`` writes.
 
     On several ranks all call this with the same arguments, and train what one would, to rounding: a batch is that of
     all ranks together. Rank 0 validates, saves and writes; the others wait for it. A run may go on with another number
@@ -47,7 +50,9 @@ def fit(
         validation: what to look at after each epoch.
         hyper: hyperparameters.
         folder: where the run lives.
-        save: called after each epoch with the model to be shipped, and its figures; on rank 0 alone.
+        save: called after each epoch with the model to be shipped, and its figures; on rank 0 alone. Also where a
+            finished run has no ``model.safetensors`` any more: the same is made again from the state.
+        settings: by topic, JSON-able, what else ``save`` depends on; a run resumes only with the same.
         augment: random crop and, where the data allow it, flip.
         resume: go on after the last epoch in ``folder``, bit for bit on a CPU.
         progress: called at every 20th step, and after an epoch with its figures.
@@ -58,15 +63,13 @@ def fit(
     Raises:
         ValueError: if the folder holds a run and ``resume`` is off, or holds none or another and it is on; if a loss
             is not finite, with the last epoch's files intact; if a file cannot be written; if a batch cannot be
-            shared evenly among the ranks.
+            shared evenly among the ranks, or these were given different data or settings.
     """
     ranks.own(min(hyper.batch_size, len(dataset)))  # refused before anything is written
+    data = {**_described(dataset, validation), "augment": augment}
+    config = {"method": method.config(), "hyper": asdict(hyper), "data": data, **(settings or {})}
+    _agree(config)
     ranks.follow_first(method.model.state_dict().values())
-    config = {
-        "method": method.config(),
-        "hyper": asdict(hyper),
-        "data": {"name": dataset.name, "split": dataset.split, "images": len(dataset), "augment": augment},
-    }
     run = Run(method, hyper)
     policy = RandomCropFlip(flip=dataset.flip) if augment else None
     batches = Batches(
@@ -77,11 +80,14 @@ def fit(
         scatter(state, method.model, run.optimizer, run.averages)
     figures = state.figures
 
+    def ship(shipped: nn.Module, epochs: int, figures: dict[str, float]) -> None:
+        save(shipped, {"config": config, "epochs": epochs, "figures": figures})
+
     def keep(epoch: int, shipped: nn.Module, figures: dict[str, float], seconds: float) -> dict[str, float]:
         figures = figures | method.validate(shipped, validation)
         check_finite(figures, epoch)
         # The state comes last: where one of these fails, the run goes on from the epoch before and repeats them.
-        save(shipped, {"config": config, "epochs": epoch + 1, "figures": figures})
+        ship(shipped, epoch + 1, figures)
         _log(folder, {"epoch": epoch + 1, **figures, "seconds": seconds})
         State(epoch + 1, config, figures, gather(method.model, run.optimizer, run.averages)).write(folder)
         return figures
@@ -94,7 +100,34 @@ def fit(
             shipped = run.shipped(epoch, batches)
             figures = ranks.by_first(partial(keep, epoch, shipped, trained, seconds))
             progress(epoch, len(batches), {**figures, "seconds": seconds})
+        if state.epochs == hyper.epochs and not ranks.by_first((folder / MODEL).is_file):
+            shipped = run.shipped(hyper.epochs - 1, batches)
+            ranks.by_first(partial(ship, shipped, hyper.epochs, figures))
     return figures
+
+
+def _described(dataset: Dataset, validation: Dataset) -> dict[str, Any]:
+    """All of the data that a run depends on."""
+    return {
+        "name": dataset.name,
+        "split": dataset.split,
+        "images": len(dataset),
+        "shape": list(dataset.images.shape[1:]),
+        "flip": dataset.flip,
+        "classes": {str(number): name for number, name in enumerate(dataset.classes)},  # a refusal names the one
+        "sha256": dataset.digest(),
+        "validation_sha256": validation.digest(),
+    }
+
+
+def _agree(config: dict[str, Mapping[str, Any]]) -> None:
+    """Refuse to train with processes that were given different things, such as the data of their own machines."""
+    first, *others = ranks.everyone(config)
+    for other, topic in itertools.product(others, first):
+        for name, value in first[topic].items():
+            if other[topic].get(name) != value:
+                got = f"{value} and {other[topic].get(name)}"
+                raise ValueError(f"processes of one run need the same {topic}.{name}, got {got}")
 
 
 def _begin(folder: Path, config: dict[str, Any], resume: bool) -> State:

@@ -19,7 +19,7 @@ from fastdef.losses import smoothing_penalty, smoothness
 from fastdef.nn import architecture_of, tap
 from fastdef.ops import smoothing_loss
 from fastdef.training.calibrate import CALIBRATED_ON
-from fastdef.training.fit import fit
+from fastdef.training.fit import MODEL, fit
 from fastdef.training.hyper import Hyper
 from fastdef.training.run import Progress
 from fastdef.training.statistics import estimate_statistics
@@ -144,7 +144,7 @@ def train_smoothing(
         defense = ActiveDefense(shipped, layer, sigma=sigma, beta=beta)
         defense.calibrate(validation.floats(0, CALIBRATED_ON), ratio=ratio)
         save(
-            folder / "model.safetensors",
+            folder / MODEL,
             shipped,
             architecture=architecture_of(model),
             classes=dataset.classes,
@@ -159,6 +159,7 @@ def train_smoothing(
         hyper,
         folder,
         save=write,
+        settings={"defense": {"sigma": sigma, "beta": beta, "ratio": ratio}},
         augment=augment,
         resume=resume,
         progress=progress,

@@ -59,8 +59,29 @@ def test_a_run_needs_resume_to_go_on_and_resume_needs_the_same_settings(run, ref
 
     assert "holds a run already" in refuse(*command, "--limit", 40)
     assert "data.images was 36, got 45" in refuse(*command, "--limit", 50, "--resume")
+    assert "defense.sigma was 0.075, got 0.2" in refuse(*command, "--limit", 40, "--sigma", 0.2, "--resume")
     assert run(*command, "--limit", 40, "--resume")[0] == 0
     assert load(tmp_path / "run" / "model.safetensors").architecture["mean"] is None
+
+
+def test_a_finished_run_is_told_to_be_done_unless_its_model_file_was_to_be_written_again(run, data, tmp_path):
+    model = tmp_path / "model.safetensors"
+    command = ["train", "smoothing", *data, *SMALL, "--out", tmp_path]
+    _, told, _ = run(*command)
+    before = model.read_bytes()
+
+    assert run(*command, "--resume")[:2] == (0, f"{model} is done: nothing left to train\n")
+    model.unlink()
+    assert run(*command, "--resume")[:2] == (0, told)
+    assert model.read_bytes() == before
+
+
+def test_a_run_goes_on_with_the_same_images_alone(run, refuse, data, tmp_path):
+    write_idx(tmp_path, "train", torch.zeros(60, 1, 28, 28, dtype=torch.uint8), torch.arange(60) % 10)
+    command = ["train", "smoothing", *data, *SMALL, "--no-normalize", "--out", tmp_path / "run"]
+    run(*command)
+
+    assert "data.sha256 was" in refuse(*command, "--root", tmp_path, "--resume")
 
 
 @pytest.mark.parametrize(

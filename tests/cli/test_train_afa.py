@@ -19,7 +19,7 @@ def data(tmp_path_factory):
     return ["--data", "fashion-mnist", "--root", str(root)]
 
 
-def test_both_stages_run_and_a_finished_run_is_resumed_but_not_trained_over(run, refuse, data, tmp_path):
+def test_both_stages_run_and_a_finished_run_is_not_trained_over(run, refuse, data, tmp_path):
     out = tmp_path / "afa"
     command = ["train", "afa", *data, *SMALL, "--branches", "2", "--out", out]
 
@@ -32,7 +32,26 @@ def test_both_stages_run_and_a_finished_run_is_resumed_but_not_trained_over(run,
     assert any(isinstance(module, AFA2d) for module in load(out / "model.safetensors").model.modules())
     assert load(out / "stage1" / "model.safetensors").training["config"]["method"]["strengths"] == [0, 8]
     assert "holds a run already" in refuse(*command)
-    assert run(*command, "--resume")[1] == told
+
+
+def test_a_finished_stage_is_told_to_be_done_and_a_model_file_that_is_gone_is_written_again(run, data, tmp_path):
+    command = ["train", "afa", *data, *SMALL, "--branches", "2", "--out", tmp_path]
+    whole, first = tmp_path / "model.safetensors", tmp_path / "stage1" / "model.safetensors"
+    _, told, told_of_first = run(*command)
+    before = whole.read_bytes(), first.read_bytes()
+    assert f"wrote {first}: " in told_of_first
+
+    _, out, error = run(*command, "--resume")
+    assert out == f"{whole} is done: nothing left to train\n"
+    assert f"{first} is done: nothing left to train\n" in error
+    whole.unlink()
+    first.unlink()
+    _, out, error = run(*command, "--resume")
+
+    assert out == told
+    assert f"wrote {first}: " in error
+    assert "epoch 1: " not in error
+    assert (whole.read_bytes(), first.read_bytes()) == before
 
 
 def test_strengths_puts_models_side_by_side(run, refuse, data, tmp_path):

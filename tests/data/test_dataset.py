@@ -1,3 +1,6 @@
+import hashlib
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -41,6 +44,19 @@ def test_fit_and_validation_are_the_whole_without_overlap(dataset):
 def test_a_tenth_of_fewer_than_ten_is_refused(dataset):
     with pytest.raises(ValueError, match="made needs ten images for a tenth to validate with, got 9"):
         dataset.take(9).validation()
+
+
+def test_the_digest_is_of_images_and_labels_in_their_order(dataset):
+    expected = hashlib.sha256(dataset.images.numpy().tobytes() + dataset.labels.numpy().tobytes()).hexdigest()
+    strided = replace(dataset, images=dataset.images.contiguous(memory_format=torch.channels_last))
+    others = [
+        replace(dataset, images=dataset.images.flip(0)),
+        replace(dataset, labels=1 - dataset.labels),
+        dataset.take(19),
+    ]
+
+    assert dataset.digest() == strided.digest() == expected
+    assert len({expected, *(other.digest() for other in others)}) == 4
 
 
 def test_moving_keeps_the_facts(dataset):

@@ -97,6 +97,13 @@ def test_an_afa_model_trained_smooth_runs_under_active_defense(tmp_path):
     torch.testing.assert_close(answers.logits, expected)
 
 
+def test_stage_one_goes_on_only_in_the_way_it_began(tmp_path):
+    stages(tmp_path)
+
+    with pytest.raises(ValueError, match=r"method\.name was afa stage I, got afa stage I, branch by branch"):
+        stages(tmp_path, resume=True, sequential=True)
+
+
 def test_what_cannot_be_is_refused_before_anything_is_written(tmp_path):
     options = {"recipe": PGDAT(), "strengths": XI}
     refused = [

@@ -1,6 +1,7 @@
 """The loop under a method that crafts its batch and trains a part of its model: what the second defense will need."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from fastdef.data import Dataset
 from fastdef.training import Hyper, fit
+from fastdef.training.state import State
 
 
 class Doubled:
@@ -52,9 +54,9 @@ def data(count=24):
     return Dataset(pixels.to(torch.uint8), torch.arange(count) % 2, ("a", "b"), "noise", "fit")
 
 
-def run(method, folder, *, save=lambda model, record: None, **options):
+def run(method, folder, *, save=lambda model, record: None, sets=None, resume=False, **options):
     hyper = Hyper(**{"epochs": 2, "batch_size": 8, "lr": 0.1, "seed": 3, **options})
-    return fit(method, data(), data(10), hyper, folder, save=save)
+    return fit(method, *(sets or (data(), data(10))), hyper, folder, save=save, resume=resume)
 
 
 def test_only_the_trained_weights_change_and_each_step_has_a_seed_of_its_own(tmp_path):
@@ -111,8 +113,7 @@ def test_where_saving_fails_the_state_stays_that_of_the_epoch_before(tmp_path):
     with pytest.raises(ValueError, match="no space"):
         run(Doubled(), tmp_path / "cut", save=full)
     method = Doubled()
-    hyper = Hyper(epochs=2, batch_size=8, lr=0.1, seed=3)
-    fit(method, data(), data(10), hyper, tmp_path / "cut", save=lambda model, record: None, resume=True)
+    run(method, tmp_path / "cut", resume=True)
 
     whole = Doubled()
     run(whole, tmp_path / "whole")
@@ -123,3 +124,51 @@ def test_fewer_images_than_a_batch_are_one_batch(tmp_path):
     method = Doubled()
 
     assert run(method, tmp_path, batch_size=100)["train_images"] == 48.0
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda fit, held: (replace(fit, images=255 - fit.images), held), r"data\.sha256 was \w+, got \w+$"),
+        (lambda fit, held: (replace(fit, labels=1 - fit.labels), held), r"data\.sha256 was"),
+        (lambda fit, held: (replace(fit, classes=("b", "a")), held), r"data\.classes\.0 was a, got b$"),
+        (lambda fit, held: (replace(fit, images=fit.images.view(-1, 1, 2, 8)), held), r"data\.shape was"),
+        (lambda fit, held: (replace(fit, flip=False), held), r"data\.flip was True, got False"),
+        (lambda fit, held: (fit, replace(held, images=255 - held.images)), r"data\.validation_sha256 was"),
+    ],
+    ids=["images", "labels", "classes", "shape", "flip", "validation"],
+)
+def test_a_run_goes_on_with_the_same_data_alone(tmp_path, change, told):
+    run(Doubled(), tmp_path)
+
+    with pytest.raises(ValueError, match=told):
+        run(Doubled(), tmp_path, sets=change(data(), data(10)), resume=True)
+
+
+def test_a_run_of_a_version_that_kept_less_of_its_settings_is_refused(tmp_path):
+    run(Doubled(), tmp_path)
+    state = State.read(tmp_path)
+    state.config["data"] = {name: state.config["data"][name] for name in ("name", "split", "images", "augment")}
+    state.write(tmp_path)
+
+    with pytest.raises(ValueError, match=r"^--resume needs the settings the run began with: .*, got a$"):
+        run(Doubled(), tmp_path, resume=True)
+
+
+def test_data_are_hashed_once_a_run(tmp_path, monkeypatch):
+    hashed = []
+    monkeypatch.setattr(Dataset, "digest", lambda self: hashed.append(len(self)) or "0")
+
+    run(Doubled(), tmp_path)
+
+    assert hashed == [24, 10]
+
+
+def test_where_a_finished_run_cannot_write_its_model_again_it_says_why(tmp_path):
+    def full(model, record):
+        raise ValueError("cannot write: no space left")
+
+    run(Doubled(), tmp_path)
+
+    with pytest.raises(ValueError, match="no space"):
+        run(Doubled(), tmp_path, save=full, resume=True)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import runpy
 from pathlib import Path
 
@@ -77,6 +78,7 @@ def test_what_is_refused_is_refused_on_every_rank_and_nothing_is_written(on_rank
 
     assert told[0] == "2 processes need a batch that they can share evenly, got one of 7 images"
     assert "there is no" in told[1]
+    assert re.fullmatch(r"processes of one run need the same data\.sha256, got \w{64} and \w{64}", told[2])
     assert not (tmp_path / "run").exists()
 
 

@@ -1,3 +1,4 @@
+import contextlib
 import json
 
 import pytest
@@ -23,14 +24,13 @@ def stripes(count=96, seed=0):
     return Dataset((clean + noise).to(torch.uint8)[:, None], labels, ("rows", "columns"), "stripes", "fit", flip=True)
 
 
-def train(folder, progress=lambda *_: None, *, resume=False, delta=0.02, count=96, **hyper):
+def train(folder, progress=lambda *_: None, *, resume=False, delta=0.02, count=96, defense=None, **hyper):
     torch.manual_seed(0)
     model = build(parse_architecture("wrn-10-1", num_classes=2, in_channels=1))
     settings = Hyper(**{**SMALL, **hyper})
     data, held_out = stripes(count), stripes(40, seed=1)
-    return train_smoothing(
-        model, data, held_out, settings, folder, delta=delta, resume=resume, progress=progress, augment=True
-    )
+    options = {"delta": delta, "resume": resume, "progress": progress, **(defense or {})}
+    return train_smoothing(model, data, held_out, settings, folder, **options)
 
 
 def weights(folder):
@@ -141,12 +141,40 @@ def test_resuming_needs_a_run_and_the_same_settings(tmp_path):
         train(tmp_path, epochs=1, lr=0.1, resume=True)
 
 
+@pytest.mark.parametrize("epochs", [1, 2], ids=["finished", "unfinished"])
+@pytest.mark.parametrize(("name", "was", "got"), [("sigma", 0.075, 0.2), ("beta", 80.0, 5.0), ("ratio", 0.92, 0.5)])
+def test_resuming_needs_the_same_defense(tmp_path, epochs, name, was, got):
+    def interrupt(epoch, steps, figures):
+        if epoch == 1:
+            raise Interrupt
+
+    with contextlib.suppress(Interrupt):
+        train(tmp_path, interrupt, epochs=epochs)
+    before = (tmp_path / "model.safetensors").read_bytes()
+
+    with pytest.raises(ValueError, match=rf"defense\.{name} was {was}, got {got}"):
+        train(tmp_path, epochs=epochs, resume=True, defense={name: got})
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
 def test_resuming_a_finished_run_gives_its_figures_and_trains_nothing(tmp_path):
     figures = train(tmp_path, epochs=1)
     before = (tmp_path / "model.safetensors").read_bytes()
 
     assert train(tmp_path, epochs=1, resume=True) == figures
     assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_finished_run_without_its_model_file_writes_the_same_again(tmp_path, ema):
+    figures = train(tmp_path, ema=ema)
+    files = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    (tmp_path / "model.safetensors").unlink()
+
+    again = train(tmp_path, lambda *_: pytest.fail("it was trained"), resume=True, ema=ema)
+
+    assert again == figures
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
 
 
 def test_an_epoch_that_was_cut_short_while_saving_is_done_again(tmp_path):

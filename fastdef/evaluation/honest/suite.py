@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fastdef import ranks
 from fastdef.attacks import check_differentiable, check_eps, crafting
-from fastdef.data import Dataset
+from fastdef.data import Dataset, sha256
 from fastdef.defense import ActiveDefense
 from fastdef.evaluation.honest import autoattack
 from fastdef.evaluation.honest.budget import SMOKE, Budget
@@ -249,13 +249,13 @@ def _settings(
     return {
         "data": f"{dataset.name} {dataset.split}",
         "images": len(dataset),
-        "images_sha256": _digest([dataset.images, dataset.labels]),
+        "images_sha256": dataset.digest(),
         "eps": eps,
         "seed": seed,
         "budget": budget.to_json(),
-        "model_sha256": target.identity if target.classifier is None else _digest(_tensors(target.classifier)),
+        "model_sha256": target.identity if target.classifier is None else sha256(_tensors(target.classifier)),
         "defense": None if target.defense is None else _described(target.defense),
-        "surrogate_sha256": None if surrogate is None else _digest(_tensors(surrogate)),
+        "surrogate_sha256": None if surrogate is None else sha256(_tensors(surrogate)),
         "device": str(dataset.images.device),
         "torch": torch.__version__,
     }
@@ -276,10 +276,3 @@ def _fast(target: Target, budget: Budget, images: int) -> Target:
 
 def _tensors(model: nn.Module) -> list[Tensor]:
     return [tensor for _, tensor in sorted(model.state_dict().items())]
-
-
-def _digest(tensors: list[Tensor]) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -22,7 +22,7 @@ def data(count, seed):
     return Dataset(pixels.to(torch.uint8), torch.arange(count) % 10, tuple("abcdefghij"), "noise", "fit")
 
 
-def train(folder, *, batch=8, cut=False, resume=False):
+def train(folder, *, batch=8, seed=0, cut=False, resume=False):
     def progress(epoch, steps, figures):
         if cut and epoch == 1:
             raise Cut
@@ -30,7 +30,8 @@ def train(folder, *, batch=8, cut=False, resume=False):
     torch.manual_seed(ranks.rank())  # weights that differ, until the run makes them those of the first
     model = build(parse_architecture("wrn-10-1", in_channels=1))
     hyper = Hyper(epochs=2, batch_size=batch, lr=0.05, ema=0.5)
-    return train_smoothing(model, data(32, 0), data(16, 1), hyper, folder, delta=1e-4, resume=resume, progress=progress)
+    sets = data(32, seed), data(16, 1)
+    return train_smoothing(model, *sets, hyper, folder, delta=1e-4, resume=resume, progress=progress)
 
 
 def refusal(folder, **wrong):
@@ -49,7 +50,8 @@ if __name__ == "__main__":
         with contextlib.suppress(Cut):
             train(folder, cut=True)
     elif mode == "refused":
-        sys.stdout.writelines(f"{refusal(folder, **wrong)}\n" for wrong in ({"batch": 7}, {"resume": True}))
+        wrongs = {"batch": 7}, {"resume": True}, {"seed": ranks.rank()}
+        sys.stdout.writelines(f"{refusal(folder, **wrong)}\n" for wrong in wrongs)
     else:
         figures = train(folder, resume=mode == "resume")
         assert all(other == figures for other in ranks.everyone(figures))
