@@ -67,6 +67,8 @@ def defense(
 def _subject(
     model: Path | None, architecture: str | None, dataset: Dataset, device: str, options: dict[str, Any]
 ) -> ActiveDefense:
+    if model is not None and architecture is not None:
+        raise ValueError("--architecture is in place of --model, got both")
     if architecture is not None:
         torch.manual_seed(0)
         channels = dataset.images.shape[1]

@@ -18,6 +18,7 @@ from torch.nn.functional import log_softmax
 
 from fastdef._check import check_images
 from fastdef.defense import ActiveDefense
+from fastdef.defense.classifier import home
 from fastdef.defense.scheduler import End, Start, run
 from fastdef.defense.slots import sent
 
@@ -216,7 +217,7 @@ class _Flight:
                 yield None
                 continue
             self._jobs[number] = job
-            image = sent(job.image, next(self._defense.model.parameters()).device)
+            image = sent(job.image, home(self._defense.model)[0])
             for loop in range(loops):
                 noise = self._defense.noise(torch.tensor([job.id]), loop, image[None])[0]
                 yield Start(number * loops + loop, image + noise, self._defense.max_steps, job.deadline)

@@ -22,6 +22,8 @@ def test_engines_are_put_side_by_side(run, tmp_path):
 
 def test_wrong_batches_are_refused(refuse):
     assert "--batches needs sizes" in refuse("bench", "engine", "--batches", "1,zero")
+    both = ["--model", "model.safetensors", "--architecture", "wrn-10-1"]
+    assert "--architecture is in place of --model, got both" in refuse("bench", "defense", *both)
 
 
 def test_another_step_size_is_that_of_the_loop(run, monkeypatch):
