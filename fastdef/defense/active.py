@@ -129,7 +129,7 @@ class ActiveDefense(nn.Module):
         return cls(checkpoint.model, **{**check_config(checkpoint.defense, _CONFIGURED), **options})
 
     def config(self) -> dict[str, Any]:
-        """What :func:`fastdef.save` takes as ``defense``, and :meth:`from_checkpoint` reads."""
+        """What :func:`fastdef.save` takes as ``defense``, and :meth:`from_checkpoint` reads; a solver is not kept."""
         return {"kind": "active", **{name: getattr(self, name) for name in _CONFIGURED}}
 
     def train(self, mode: bool = True) -> "ActiveDefense":
