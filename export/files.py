@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from fastdef._check import check_installed
 from fastdef.checkpoint import Checkpoint, make_folder, writing_aside
 from fastdef.defense import ActiveDefense
 from fastdef.export.arithmetic_noise import translations
 from fastdef.export.manifest import MANIFEST, check_steps, sha256
 from fastdef.export.modules import DefendedClassifier, InType, NoisedClassifier, Probabilities, Steps
-from fastdef.export.packages import check_installed
 
 OPSET = 20
 _BFLOAT16_OPSET = 22  # the first with a bfloat16 convolution
@@ -61,7 +61,7 @@ def export_onnx(
         ValueError: for a model with an operator that ONNX has no form for, naming it; for a defense of more steps than
             an export may take; for a missing package; or a file that cannot be written.
     """
-    check_installed("onnx", "onnxscript")
+    check_installed("onnx", "onnxscript", extra="export", where="an export")
     if checkpoint.defense is not None:
         check_steps(ActiveDefense.from_checkpoint(checkpoint, compile=False).config())
     make_folder(folder)

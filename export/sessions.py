@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from fastdef._check import check_installed
 from fastdef.export.manifest import MANIFEST, verified
-from fastdef.export.packages import check_installed
 from fastdef.export.tensorrt_engines import tensorrt
 
 _ONNX = {
@@ -52,7 +52,7 @@ class OnnxSession:
     """
 
     def __init__(self, path: Path, providers: Sequence[str]) -> None:
-        check_installed("onnxruntime")
+        check_installed("onnxruntime", extra="export", where="an export")
         import onnxruntime
 
         content = verified(path)

@@ -1,5 +1,6 @@
 """What every public function asks of its input. An error says what was needed and what came, in one line."""
 
+from importlib.util import find_spec
 from numbers import Integral, Real
 
 import torch
@@ -77,3 +78,19 @@ def check_count(value: int, *, name: str, where: str) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= value < 2**31:
         raise ValueError(f"{where} needs {name} > 0 and whole, got {value!r:.80}")
+
+
+def check_installed(*names: str, extra: str, where: str) -> None:
+    """Refuse to begin what would fail in its midst, for want of a package.
+
+    Args:
+        names: of the packages.
+        extra: of fastdef, which brings them.
+        where: what needs them, for the message.
+
+    Raises:
+        ValueError: naming the first that is missing.
+    """
+    for name in names:
+        if find_spec(name) is None:
+            raise ValueError(f"{where} needs {name}: pip install 'fastdef[{extra}]'")

@@ -6,13 +6,13 @@ from typing import Annotated
 import torch
 import typer
 
+from fastdef._check import check_installed
 from fastdef.checkpoint import Checkpoint, check_whole, load
 from fastdef.cli._shared import Size, image_shape
 from fastdef.data import Dataset, load_dataset
 from fastdef.demo.run import ASSETS
 from fastdef.evaluation import Attack
 from fastdef.export.files import export_onnx
-from fastdef.export.packages import check_installed
 from fastdef.export.parity import check_parity
 from fastdef.export.small import cost, export_small
 from fastdef.export.tensorrt_engines import EngineOptions, export_engines, tensorrt
@@ -52,7 +52,7 @@ def export(
     if format == "tensorrt":
         tensorrt()  # before the work
     if check or small:
-        check_installed("onnxruntime")  # which they run
+        check_installed("onnxruntime", extra="export", where="its check")  # which they run
     checkpoint = load(model)
     check_whole(model, checkpoint.model)
     shape = image_shape(checkpoint, size)

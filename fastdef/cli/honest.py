@@ -9,11 +9,11 @@ from rich.table import Table
 from torch import nn
 
 from fastdef import ranks
+from fastdef._check import check_installed
 from fastdef.checkpoint import writing_aside
 from fastdef.data import Dataset
 from fastdef.evaluation.honest import BUDGETS, Findings, Target, honest, write_report
 from fastdef.evaluation.honest import Progress as Where
-from fastdef.evaluation.honest.report import check_installed
 
 BUDGET = "smoke"
 ROWS = "0,1,2,3,4,5,6,7"
@@ -39,7 +39,7 @@ def run(
     if resume and report is None:
         raise ValueError("--resume needs the --report folder of the run that it goes on with")
     if report is not None:
-        check_installed()
+        check_installed("jinja2", extra="eval", where="the honest suite's report")
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -37,7 +37,9 @@ def check_model(model: nn.Module) -> None:
 
 def home(model: nn.Module) -> tuple[torch.device, torch.dtype]:
     """Where images for a model belong: its device, and float64 for one in float64, else float32."""
-    first = next(chain(model.parameters(), model.buffers()), torch.empty(0, dtype=torch.float32, device="cpu"))
+    first = next(chain(model.parameters(), model.buffers()), None)
+    if first is None:
+        return torch.device("cpu"), torch.float32
     return first.device, torch.float64 if first.dtype == torch.float64 else torch.float32
 
 

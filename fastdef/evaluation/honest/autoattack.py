@@ -12,18 +12,6 @@ from fastdef.evaluation.honest.budget import AutoAttackEffort
 from fastdef.evaluation.honest.target import FixedBatch
 
 
-def check_installed() -> None:
-    """Whether AutoAttack can be had.
-
-    Raises:
-        ValueError: if its library is missing.
-    """
-    try:
-        import pyautoattack  # noqa: F401
-    except ImportError as error:
-        raise ValueError("the honest suite needs pyautoattack: pip install 'fastdef[eval]'") from error
-
-
 def standard(
     model: nn.Module, images: Tensor, labels: Tensor, *, eps: float, effort: AutoAttackEffort, seed: int
 ) -> Tensor:

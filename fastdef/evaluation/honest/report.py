@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import fastdef
+from fastdef._check import check_installed
 from fastdef.checkpoint import writing_aside
 from fastdef.data import Dataset
 from fastdef.evaluation.honest.budget import AutoAttackEffort
@@ -20,18 +21,6 @@ _COLUMNS = [
     *("steps_median", "steps_most", "capped", "seconds_to_attack_an_image", "seconds_to_answer_an_image"),
     *("seed", "device", "dtype"),
 ]
-
-
-def check_installed() -> None:
-    """Whether a report can be written; to be asked before the work that it is of, which may take hours.
-
-    Raises:
-        ValueError: if its library is missing.
-    """
-    try:
-        import jinja2  # noqa: F401
-    except ImportError as error:
-        raise ValueError("the honest suite's report needs jinja2: pip install 'fastdef[eval]'") from error
 
 
 def write_report(found: Findings, folder: Path, target: Target, dataset: Dataset, *, name: str) -> Path:
@@ -50,7 +39,7 @@ def write_report(found: Findings, folder: Path, target: Target, dataset: Dataset
     Raises:
         ValueError: if a file cannot be written, or a library is missing.
     """
-    check_installed()
+    check_installed("jinja2", extra="eval", where="the honest suite's report")
     entry, reason = robustbench(found, target, dataset, name=name)
     with writing_aside(folder / "report.json") as aside:
         aside.write_text(json.dumps(found.to_json(), indent=1) + "\n")

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from fastdef import ranks
+from fastdef._check import check_installed
 from fastdef.attacks import check_differentiable, check_eps, crafting
 from fastdef.data import Dataset, sha256
 from fastdef.defense import ActiveDefense
-from fastdef.evaluation.honest import autoattack
 from fastdef.evaluation.honest.budget import SMOKE, Budget
 from fastdef.evaluation.honest.case import Batch, Case, NotRun, Plan
 from fastdef.evaluation.honest.draws import Stream
@@ -83,7 +83,7 @@ def honest(
             library.
     """
     if set(rows) & _BY_AUTOATTACK:
-        autoattack.check_installed()
+        check_installed("pyautoattack", extra="eval", where="the honest suite")
     if len(dataset) == 0 or not set(rows) <= set(range(len(ROWS))):
         raise ValueError(f"honest needs images and rows from 0 to 7, got {len(dataset)} images and {list(rows)}")
     check_eps(eps, where="honest")

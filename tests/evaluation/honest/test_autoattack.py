@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fastdef.attacks import crafting
-from fastdef.evaluation.honest import Target
-from fastdef.evaluation.honest.autoattack import check_installed, rand, square, standard
+from fastdef.evaluation.honest import Target, honest
+from fastdef.evaluation.honest.autoattack import rand, square, standard
 from fastdef.evaluation.honest.budget import AutoAttackEffort
 from fastdef.evaluation.honest.draws import Draws, Stream
 from fastdef.evaluation.honest.rows.rand import Differentiable
@@ -82,8 +82,8 @@ def test_a_compiled_model_in_fixed_batches_is_not_compiled_again_nor_called_dyna
     assert counters["stats"]["unique_graphs"] == graphs
 
 
-def test_without_its_library_one_line_says_what_to_install(monkeypatch):
+def test_without_its_library_one_line_says_what_to_install(monkeypatch, model, dataset, tiny):
     monkeypatch.setitem(sys.modules, "pyautoattack", None)
 
-    with pytest.raises(ValueError, match=r"pip install 'fastdef\[eval\]'"):
-        check_installed()
+    with pytest.raises(ValueError, match=r"needs pyautoattack: pip install 'fastdef\[eval\]'"):
+        honest(Target.plain(model), dataset, budget=tiny, rows=[1])
