@@ -30,12 +30,12 @@ def _graphed(run: Callable[[], object]) -> Callable[[], object]:
 
     What cannot be captured is timed as it is called, and that is said.
     """
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):  # compiles and allocates before the capture
+    temporary = torch.cuda.Stream()
+    temporary.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(temporary):  # compiles and allocates before the capture
         for _ in range(3):
             run()
-    torch.cuda.current_stream().wait_stream(aside)
+    torch.cuda.current_stream().wait_stream(temporary)
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.cuda.graph(graph):

@@ -17,12 +17,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fastdef.assets import ASSETS
 from fastdef.bench.agreement import Agreement, Subject, naive, programs, threads
 from fastdef.bench.machine import machine
-from fastdef.checkpoint import load, writing_aside
+from fastdef.checkpoint import load
 from fastdef.data import load_dataset
 from fastdef.defense import ActiveDefense
-from fastdef.demo.run import ASSETS
+from fastdef.io import atomic_write
 from fastdef.nn import build, parse_architecture
 
 
@@ -46,8 +47,8 @@ def main(
             }
             found["subjects"][name] = {"defense": subject.defense.config(), "programs": compared}
     if json_file is not None:
-        with writing_aside(json_file) as aside:
-            aside.write_text(json.dumps(found, indent=1) + "\n")
+        with atomic_write(json_file) as temporary:
+            temporary.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def shipped(count: int) -> Subject:

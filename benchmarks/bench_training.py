@@ -18,8 +18,8 @@ from torch.nn.functional import cross_entropy
 from fastdef.bench.machine import interleaved, machine
 from fastdef.losses import PGDAT
 from fastdef.nn import build, convert_to_multi_bn, parse_architecture, set_branch
-from fastdef.training import STRENGTHS, Branches, Hyper, SequentialBranches
-from fastdef.training.run import Run
+from fastdef.training import STRENGTHS, Branches, SequentialBranches, TrainConfig
+from fastdef.training.trainer import Run
 
 BASELINE = "Algorithm 1, plain"
 
@@ -58,7 +58,7 @@ def contenders(
         return convert_to_multi_bn(build(described).to(device), len(strengths))
 
     def ours(kind: type[Branches], *, compile: bool) -> Callable[[], object]:
-        run = Run(kind(network(), PGDAT(), strengths, compile=compile), Hyper(compile=compile, bf16=bf16))
+        run = Run(kind(network(), PGDAT(), strengths, compile=compile), TrainConfig(compile=compile, bf16=bf16))
         return lambda: run.step(images, labels, 0)
 
     model = network()
@@ -74,7 +74,7 @@ def contenders(
         "one batch, compiled": ours(Branches, compile=True),
     }
     sequential = SequentialBranches(network(), PGDAT(), strengths, compile=True)
-    run = Run(sequential, Hyper(bf16=bf16))
+    run = Run(sequential, TrainConfig(bf16=bf16))
     found["Algorithm 1, attacks compiled"] = lambda: run.step(images, labels, 0)
     return found
 

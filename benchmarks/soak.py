@@ -23,12 +23,13 @@ import torch
 import typer
 from torch import Tensor
 
+from fastdef.assets import ASSETS
 from fastdef.attacks import projected_ascent
 from fastdef.bench.machine import machine
-from fastdef.checkpoint import load, writing_aside
+from fastdef.checkpoint import load
 from fastdef.data import load_dataset
 from fastdef.defense import ActiveDefense
-from fastdef.demo.run import ASSETS
+from fastdef.io import atomic_write
 from fastdef.nn import prefix
 from fastdef.ops import smoothing_loss
 
@@ -51,7 +52,7 @@ class Load:
         self.seconds: list[float] = []
 
     def client(self, number: int) -> None:
-        """Ask until the end."""
+        """Query until the end."""
         chance = random.Random(number)
         while time.monotonic() < self.end:
             if chance.random() < 0.01:
@@ -133,8 +134,8 @@ def main(
     found = report(load_, memory, minutes)
     print(json.dumps(found, indent=1))
     if json_file is not None:
-        with writing_aside(json_file) as aside:
-            aside.write_text(json.dumps(found, indent=1) + "\n")
+        with atomic_write(json_file) as temporary:
+            temporary.write_text(json.dumps(found, indent=1) + "\n")
     raise SystemExit(0 if found["sound"] else 1)
 
 

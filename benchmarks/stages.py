@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastdef.checkpoint import writing_aside
+from fastdef.io import atomic_write
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ def run(stages: list[Stage], out: Path, *, minutes: float | None) -> bool:
             print(f"{stage.name}: out of time; the same command goes on here", flush=True)
             return False
         done[stage.name] = {"command": told, "seconds": round(seconds, 1)}
-        with writing_aside(record) as aside:
-            aside.write_text(json.dumps(done, indent=1) + "\n")
+        with atomic_write(record) as temporary:
+            temporary.write_text(json.dumps(done, indent=1) + "\n")
         print(f"{stage.name}: done after {seconds:.0f} s", flush=True)
     return True
 

@@ -14,15 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastdef._check import check_count
-from fastdef.defense.engine import bucket_sizes, cpu_chunk
+from fastdef._validate import check_count
 from fastdef.defense.noise import uniform_noise
 from fastdef.defense.pipeline import Pipeline
 from fastdef.defense.requests import Request
-from fastdef.defense.scheduler import Tally, run
-from fastdef.defense.slots import Slots
 from fastdef.export.manifest import MANIFEST, read, read_description
 from fastdef.export.sessions import OnnxSession, Session, TensorRTSession
+from fastdef.runtime.cache import bucket_sizes, cpu_chunk
+from fastdef.runtime.scheduler import Tally, run
+from fastdef.runtime.slots import Slots
 
 Array = NDArray[Any]
 CPU = ("CPUExecutionProvider",)

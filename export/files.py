@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from fastdef._check import check_installed
-from fastdef.checkpoint import Checkpoint, make_folder, writing_aside
+from fastdef._validate import check_installed
+from fastdef.checkpoint import Checkpoint
 from fastdef.defense import ActiveDefense
 from fastdef.export.arithmetic_noise import translations
 from fastdef.export.manifest import MANIFEST, check_steps, sha256
 from fastdef.export.modules import DefendedClassifier, InType, NoisedClassifier, Probabilities, Steps
+from fastdef.io import atomic_write, make_folder
 
 OPSET = 20
 _BFLOAT16_OPSET = 22  # the first with a bfloat16 convolution
@@ -79,15 +80,15 @@ def export_onnx(
     for artefact in _artefacts(checkpoint, shape, dtype):
         path = folder / f"{artefact.name}.onnx"
         content, outputs = serialise(artefact, described, opset=opset)
-        with writing_aside(path) as aside:
-            aside.write_bytes(content)
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(content)
         files[path.name] = {
             "sha256": sha256(content),
             "inputs": {name: _describe(value) for name, value in artefact.inputs.items()},
             "outputs": outputs,
         }
-    with writing_aside(folder / MANIFEST) as aside:
-        aside.write_text(json.dumps({**described, "files": files}, indent=1) + "\n")
+    with atomic_write(folder / MANIFEST) as temporary:
+        temporary.write_text(json.dumps({**described, "files": files}, indent=1) + "\n")
     return [*(folder / name for name in files), folder / MANIFEST]
 
 

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fastdef._check import check_count, check_positive
-from fastdef.checkpoint import writing_aside
+from fastdef._validate import check_count, check_positive
+from fastdef.io import atomic_write
 
 MANIFEST = "model.json"
 MOST_STEPS = 100_000  # an image may take, in all outer loops; the paper's ten of 1000 are a tenth of it
@@ -118,5 +118,5 @@ def name_files(manifest: Path, files: dict[str, dict[str, Any]]) -> None:
     """
     content = read(manifest)
     content["files"] |= files
-    with writing_aside(manifest) as aside:
-        aside.write_text(json.dumps(content, indent=1) + "\n")
+    with atomic_write(manifest) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch._higher_order_ops import while_loop
 
 from fastdef.defense import ActiveDefense
-from fastdef.defense.slots import MaskedStep
 from fastdef.export.arithmetic_noise import ArithmeticNoise
+from fastdef.runtime.step import MaskedStep
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 

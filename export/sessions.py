@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from fastdef._check import check_installed
+from fastdef._validate import check_installed
 from fastdef.export.manifest import MANIFEST, verified
 from fastdef.export.tensorrt_engines import tensorrt
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastdef.checkpoint import writing_aside
 from fastdef.export.manifest import MANIFEST, name_files, read, sha256, verified
+from fastdef.io import atomic_write
 
 PACKAGES = ("tensorrt", "tensorrt_rtx")
 BATCHES = (1, 64, 256)  # smallest, best, largest
@@ -80,8 +80,8 @@ def export_engines(
     for name in names or own:
         content = _build(trt, folder / f"{name}.onnx", options)
         path = folder / f"{name}.engine"
-        with writing_aside(path) as aside:
-            aside.write_bytes(content)
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(content)
         source = files.get(f"{name}.onnx", {})
         written[path] = {
             **{key: source[key] for key in ("inputs", "outputs") if key in source},
@@ -112,8 +112,8 @@ def _build(trt: Any, path: Path, options: EngineOptions) -> bytes:
     if engine is None:
         raise ValueError(f"TensorRT cannot build {path}: {_one_line(logger.last) or 'it does not say why'}")
     if cache is not None and options.timing_cache is not None:
-        with writing_aside(options.timing_cache) as aside:
-            aside.write_bytes(bytes(config.get_timing_cache().serialize()))
+        with atomic_write(options.timing_cache) as temporary:
+            temporary.write_bytes(bytes(config.get_timing_cache().serialize()))
     return bytes(engine)
 
 

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fastdef.checkpoint import make_folder, writing_aside
 from fastdef.export.manifest import MANIFEST, read, verified
+from fastdef.io import atomic_write, make_folder
 
 _TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64", "int32": "TYPE_INT32", "bool": "TYPE_BOOL"}
 _BACKENDS = {".onnx": ("onnxruntime", "model.onnx"), ".engine": ("tensorrt", "model.plan")}
@@ -41,12 +41,12 @@ def write_repository(folder: Path, repository: Path, *, name: str = "fastdef", m
         raise ValueError(f"{folder / MANIFEST} does not describe what is to be served: {told}") from error
     model = repository / name
     make_folder(model / "1")
-    with writing_aside(model / "1" / file) as aside:
-        aside.write_bytes(verified(folder / source))
-    with writing_aside(model / "labels.txt") as aside:
-        aside.write_text(labels)
-    with writing_aside(model / "config.pbtxt") as aside:
-        aside.write_text(config)
+    with atomic_write(model / "1" / file) as temporary:
+        temporary.write_bytes(verified(folder / source))
+    with atomic_write(model / "labels.txt") as temporary:
+        temporary.write_text(labels)
+    with atomic_write(model / "config.pbtxt") as temporary:
+        temporary.write_text(config)
     return model
 
 

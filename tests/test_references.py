@@ -1,4 +1,4 @@
-"""Every back end against one truth: the naive loop in double precision, stored by ``benchmarks.references``.
+"""Every back end against one truth: the naive loop in double precision, stored by ``tools.references``.
 
 What a back end may differ by stands beside it, with the reason. Its steps, L_F and pixels differ where a feature within
 its rounding of the mean gets another sign; single precision has few of those, sixteen bits have some in every image.
@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from benchmarks.references import COUNT, SEED, references, shipped, stored, subject
+from fastdef.assets import ASSETS
 from fastdef.bench.agreement import Subject, naive
 from fastdef.checkpoint import load
 from fastdef.defense import ActiveDefense
-from fastdef.demo.run import ASSETS
 from fastdef.export.files import export_onnx
+from tools.references import COUNT, SEED, references, shipped, stored, subject
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from fastdef.defense.noise import uniform_noise
-from tests.ways import (
+from tests.answer_variants import (
     ELSEWHERE,
     Outcome,
     again,
@@ -167,7 +167,7 @@ def test_training_is_bitwise_the_same_again_and_resumed(options):
 def elsewhere(tmp_path_factory):
     """What another process got."""
     file = tmp_path_factory.mktemp("elsewhere") / "outcomes.safetensors"
-    program = [sys.executable, "-W", "ignore", str(ROOT / "tests" / "ways.py"), str(file)]
+    program = [sys.executable, "-W", "ignore", str(ROOT / "tests" / "answer_variants.py"), str(file)]
     # The threads of both are the same: training sums over its batches, and threads divide the sum.
     settings = f"import torch; torch.set_num_threads({torch.get_num_threads()})"
     run = f"{settings}; import runpy, sys; sys.argv = {program[3:]!r}; runpy.run_path(sys.argv[0], run_name='__main__')"

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from fastdef import ActiveDefense, load
+from fastdef.assets import ASSETS
 from fastdef.bench.agreement import Agreement, Subject, naive, ours
 from fastdef.data import load_dataset
-from fastdef.demo.run import ASSETS
 from fastdef.evaluation import evaluate_strengths
 
 AFA = ASSETS / "afa.safetensors"

@@ -13,7 +13,7 @@ import torch
 
 from fastdef.checkpoint import import_foreign, load
 from fastdef.data import decode_image, load_dataset
-from fastdef.evaluation.honest.journal import Journal
+from fastdef.evaluation.adaptive.journal import Journal
 from fastdef.export.engine import load_engine
 from fastdef.nn import parse_architecture
 from fastdef.training.state import State
@@ -119,7 +119,7 @@ def test_no_entrance_unpickles_what_it_is_given(tmp_path, name, zipped):
 
 def watched(folder, *names):
     """What each of these paths asked for, in a process of their own."""
-    program = [sys.executable, str(ROOT / "tests" / "watched.py"), str(folder), *names]
+    program = [sys.executable, str(ROOT / "tests" / "audited_process.py"), str(folder), *names]
     ended = subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     return json.loads((folder / "seen.json").read_text())

@@ -10,9 +10,9 @@ from fastdef.attacks._apgd import apgd as apgd
 from fastdef.attacks._apgd import apgd_targeted as apgd_targeted
 from fastdef.attacks._apgd import likeliest as likeliest
 from fastdef.attacks._apgd import search as search
-from fastdef.attacks._goal import Ask as Ask
 from fastdef.attacks._goal import Goal as Goal
 from fastdef.attacks._goal import Query as Query
+from fastdef.attacks._goal import QueryResult as QueryResult
 from fastdef.attacks._goal import targeted as targeted
 from fastdef.attacks._goal import untargeted as untargeted
 from fastdef.attacks._goal import white_box as white_box
@@ -21,7 +21,7 @@ from fastdef.attacks._losses import dlr as dlr
 from fastdef.attacks._losses import margin as margin
 from fastdef.attacks._losses import targeted_dlr as targeted_dlr
 from fastdef.attacks._model import check_differentiable as check_differentiable
-from fastdef.attacks._model import crafting as crafting
+from fastdef.attacks._model import frozen_eval as frozen_eval
 from fastdef.attacks._pgd import check_eps as check_eps
 from fastdef.attacks._pgd import fgsm as fgsm
 from fastdef.attacks._pgd import mifgsm as mifgsm

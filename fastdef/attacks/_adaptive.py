@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from fastdef.attacks._losses import cross_entropy
-from fastdef.attacks._model import crafting
+from fastdef.attacks._model import frozen_eval
 from fastdef.attacks._pgd import Strength, anywhere, check_attack, column, projected_ascent
 from fastdef.nn import fusing_weights
 
@@ -55,7 +55,7 @@ def adaptive_pgd(
         return cross_entropy(logits, labels) + passes_for_clean / ratio
 
     radius = column(eps, images)
-    with crafting(model):
+    with frozen_eval(model):
         return projected_ascent(
             objective,
             images,

@@ -6,9 +6,9 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from fastdef.attacks._goal import Ask, Query, targeted, untargeted, white_box
+from fastdef.attacks._goal import Query, QueryResult, targeted, untargeted, white_box
 from fastdef.attacks._losses import cross_entropy
-from fastdef.attacks._model import crafting
+from fastdef.attacks._model import frozen_eval
 from fastdef.attacks._pgd import Loss, Model, check_attack
 
 _MOMENTUM = 0.25  # the paper's 1 - alpha
@@ -47,7 +47,7 @@ def apgd(
     check_attack(images, labels, eps, eps, iterations, where="apgd")
     if restarts < 1:
         raise ValueError(f"apgd needs at least one restart, got {restarts}")
-    with crafting(model):
+    with frozen_eval(model):
         asks = [white_box(model, untargeted(labels, loss))] * restarts
         return search(asks, images, eps=eps, iterations=iterations, generator=generator)
 
@@ -67,7 +67,7 @@ def apgd_targeted(
     Args, result and errors are those of :func:`apgd`; and the model needs four classes.
     """
     check_attack(images, labels, eps, eps, iterations, where="apgd_targeted")
-    with crafting(model):
+    with frozen_eval(model):
         with torch.no_grad():
             logits = model(images)
         asks = [white_box(model, targeted(labels, target)) for target in likeliest(logits, labels, targets)]
@@ -88,7 +88,7 @@ def likeliest(logits: Tensor, labels: Tensor, count: int) -> list[Tensor]:
 
 
 def search(
-    asks: Sequence[Ask],
+    asks: Sequence[Query],
     images: Tensor,
     *,
     eps: float,
@@ -127,7 +127,7 @@ class _Found:
         right = torch.full_like(images[:, 0, 0, 0], torch.inf)
         return cls(images.clone(), right, -right)
 
-    def offer(self, rows: Tensor, x: Tensor, query: Query) -> None:
+    def offer(self, rows: Tensor, x: Tensor, query: QueryResult) -> None:
         right, loss = self.right[rows], self.loss[rows]
         better = (query.right < right) | ((query.right == right) & (query.loss > loss))
         rows = rows[better]
@@ -158,7 +158,7 @@ class _Climb:
 
 
 def _walk(
-    ask: Ask,
+    ask: Query,
     images: Tensor,
     rows: Tensor,
     best: _Found,
@@ -185,7 +185,7 @@ def _walk(
 
 
 def _begin(
-    ask: Ask, images: Tensor, rows: Tensor, best: _Found, eps: float, generator: torch.Generator | None
+    ask: Query, images: Tensor, rows: Tensor, best: _Found, eps: float, generator: torch.Generator | None
 ) -> _Climb:
     noise = 2 * torch.rand(images.shape, generator=generator, device=images.device, dtype=images.dtype)[rows] - 1
     noise = noise / noise.flatten(1).abs().amax(1)[:, None, None, None]  # onto the ball's surface, as AutoAttack does
@@ -210,7 +210,7 @@ def _begin(
     )
 
 
-def _advance(climb: _Climb, ask: Ask, images: Tensor, eps: float, *, first: bool) -> Query:
+def _advance(climb: _Climb, ask: Query, images: Tensor, eps: float, *, first: bool) -> QueryResult:
     centre = images[climb.rows]
     low, high = (centre - eps).clamp(0, 1), (centre + eps).clamp(0, 1)
     inertia = 0.0 if first else _MOMENTUM

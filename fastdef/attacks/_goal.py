@@ -11,7 +11,7 @@ from fastdef.attacks._losses import cross_entropy, targeted_dlr
 from fastdef.attacks._model import gradient_of
 
 
-class Query(NamedTuple):
+class QueryResult(NamedTuple):
     """What an attack learns at one point of each image.
 
     Attributes:
@@ -25,7 +25,7 @@ class Query(NamedTuple):
     right: Tensor
 
 
-Ask = Callable[[Tensor, Tensor], Query]  # (n, C, H, W) points, and the (n,) rows of the batch that they belong to
+Query = Callable[[Tensor, Tensor], QueryResult]  # (n, C, H, W) points and their (n,) rows in the batch
 
 
 @dataclass(frozen=True)
@@ -65,19 +65,19 @@ def targeted(labels: Tensor, targets: Tensor) -> Goal:
     )
 
 
-def white_box(model: Callable[[Tensor], Tensor], goal: Goal) -> Ask:
-    """Ask a differentiable model, which is in the mode it should be attacked in; see ``crafting``.
+def white_box(model: Callable[[Tensor], Tensor], goal: Goal) -> Query:
+    """Query a differentiable model, which is in the mode it should be attacked in; see ``frozen_eval``.
 
     Raises:
         ValueError: on use, for a model that gives no gradient.
     """
 
-    def ask(x: Tensor, rows: Tensor) -> Query:
+    def ask(x: Tensor, rows: Tensor) -> QueryResult:
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             logits = model(x)
             loss = goal.loss(logits, rows)
             gradient = gradient_of(loss, x)
-        return Query(loss.detach(), gradient, goal.right(logits.detach(), rows).to(x.dtype))
+        return QueryResult(loss.detach(), gradient, goal.right(logits.detach(), rows).to(x.dtype))
 
     return ask

@@ -26,7 +26,7 @@ _lock = threading.Lock()
 
 
 @contextmanager
-def crafting(model: object) -> Iterator[None]:
+def frozen_eval(model: object) -> Iterator[None]:
     """Eval mode without weight gradients, for the time of an attack; then everything is as it was, whatever happened.
 
     In eval mode running statistics do not move, and without weight gradients a backward costs a third less. Attacks on
@@ -67,7 +67,7 @@ def check_differentiable(model: nn.Module, images: Tensor) -> None:
     Raises:
         ValueError: if it gives none.
     """
-    with crafting(model), torch.enable_grad():
+    with frozen_eval(model), torch.enable_grad():
         if not model(images.detach().clone().requires_grad_()).requires_grad:
             raise ValueError(_NO_GRADIENT)
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastdef._check import check_images, check_labels
+from fastdef._validate import check_images, check_labels
 from fastdef.attacks._losses import cross_entropy
-from fastdef.attacks._model import crafting, gradient_of
+from fastdef.attacks._model import frozen_eval, gradient_of
 
 Strength = float | Tensor  # one number, or (N,): one an image
 Model = Callable[[Tensor], Tensor]  # (N, C, H, W) images -> (N, classes) logits
@@ -58,7 +58,7 @@ def pgd(
     check_attack(images, labels, eps, step, steps, where="pgd")
     radius = column(eps, images)
     start = anywhere(images, radius, generator) if random_start else images
-    with crafting(model):
+    with frozen_eval(model):
         return projected_ascent(
             _objective(model, loss, labels), images, eps=radius, step=column(step, images), steps=steps, start=start
         )
@@ -90,7 +90,7 @@ def mifgsm(
         momentum = decay * momentum + gradient / size
         return momentum.sign()
 
-    with crafting(model):
+    with frozen_eval(model):
         return projected_ascent(
             _objective(model, loss, labels),
             images,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastdef.defense import ActiveDefense
-from fastdef.defense.naive import lockstep, whole_network
+from fastdef.defense.baseline import lockstep, whole_network
 
 
 @dataclass(frozen=True)

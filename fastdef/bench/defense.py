@@ -15,10 +15,10 @@ from torch import Tensor
 
 from fastdef.bench.machine import interleaved, machine, peak_bytes, seconds
 from fastdef.defense import ActiveDefense
-from fastdef.defense.naive import Losses, lockstep, whole_network
-from fastdef.defense.scheduler import Tally
+from fastdef.defense.baseline import Losses, lockstep, whole_network
 from fastdef.nn import prefix
 from fastdef.ops import smoothing_loss
+from fastdef.runtime.scheduler import Tally
 
 Contender = Callable[[Tensor], Tensor]  # (N, C, H, W) images -> (N,) steps
 

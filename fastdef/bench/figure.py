@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from fastdef.checkpoint import writing_aside
+from fastdef.io import atomic_write
 
 
 def waterfall(found: dict[str, Any], path: Path) -> None:
@@ -31,5 +31,5 @@ def waterfall(found: dict[str, Any], path: Path) -> None:
         f"{machine['name']}, {machine['threads']} threads, torch {machine['torch']}",
         fontsize=8,
     )
-    with writing_aside(path) as aside:
-        figure.savefig(aside, format="png", dpi=120)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

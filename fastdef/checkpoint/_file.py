@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastdef.checkpoint._atomic import writing_aside
 from fastdef.checkpoint._config import KEY, read_config, write_config
 from fastdef.checkpoint._tensors import Entry, assemble, compare
+from fastdef.io import atomic_write
 from fastdef.nn import architecture_of, check_architecture
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64, "I64": torch.int64}
@@ -45,7 +45,7 @@ def save(
     defense: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a model file, whole or not at all: see ``writing_aside``. The same content gives the same bytes.
+    """Write a model file, whole or not at all: see ``atomic_write``. The same content gives the same bytes.
 
     Args:
         path: where; by custom it ends in ``.safetensors``.
@@ -68,9 +68,9 @@ def save(
         raise ValueError(f"cannot save a {type(model).__name__} as {path}: {error}") from error
     # A copy each, because safetensors takes neither shared nor strided memory.
     tensors = {k: v.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for k, v in state.items()}
-    with writing_aside(path) as aside:
+    with atomic_write(path) as temporary:
         # Not save_file, which replaces the file by one that nobody but its owner may read.
-        aside.write_bytes(serialize(tensors, metadata={KEY: config}))
+        temporary.write_bytes(serialize(tensors, metadata={KEY: config}))
 
 
 def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Checkpoint:

@@ -7,20 +7,20 @@ import torch
 import typer
 
 import fastdef
-from fastdef import ranks
+from fastdef import distributed
 from fastdef.cli._ranks import LOST, joined, tell
 from fastdef.cli.bench import defense, engine, solvers
 from fastdef.cli.calibrate import calibrate
 from fastdef.cli.defend import defend
 from fastdef.cli.demo import demo
 from fastdef.cli.evaluate import evaluate
+from fastdef.cli.evaluate_afa import evaluate_afa
 from fastdef.cli.export import export
 from fastdef.cli.import_ import import_
 from fastdef.cli.serve import serve
-from fastdef.cli.strengths import strengths
 from fastdef.cli.train_afa import afa
 from fastdef.cli.train_smoothing import smoothing
-from fastdef.ranks import RankLost
+from fastdef.distributed import RankLost
 
 app = typer.Typer(
     help="A compiled, high-performance defense runtime for image classifiers.",
@@ -32,7 +32,7 @@ train = typer.Typer(help="Train a classifier with a defense.", no_args_is_help=T
 bench = typer.Typer(help="How fast it is here.", no_args_is_help=True)
 app.command()(demo)
 app.command()(evaluate)
-app.command()(strengths)
+app.command("evaluate-afa")(evaluate_afa)
 app.command()(defend)
 app.command()(serve)
 app.command()(calibrate)
@@ -45,7 +45,7 @@ bench.command("solvers")(solvers)
 bench.command("engine")(engine)
 app.add_typer(train, name="train")
 app.add_typer(bench, name="bench")
-_SHARED = ("train", "evaluate", "strengths")  # what several processes do together
+_SHARED = ("train", "evaluate", "evaluate-afa")  # what several processes do together
 
 
 @app.callback(invoke_without_command=True)
@@ -55,9 +55,10 @@ def _options(
     if version:
         typer.echo(fastdef.__version__)
         raise typer.Exit
-    if ranks.count() > 1 and context.invoked_subcommand not in _SHARED:
+    if distributed.world_size() > 1 and context.invoked_subcommand not in _SHARED:
         raise ValueError(
-            f"{context.invoked_subcommand} needs one process, got {ranks.count()}: only {', '.join(_SHARED)} share work"
+            f"{context.invoked_subcommand} needs one process, got {distributed.world_size()}: "
+            f"only {', '.join(_SHARED)} share work"
         )
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from fastdef import ranks
+from fastdef import distributed
 
 LOST = "this run has lost one of its processes, or was told to end; a command with --resume goes on from what is kept"
 _PATIENCE = timedelta(seconds=10)  # that the others have with the first, which may still be printing
@@ -80,7 +80,7 @@ def check_own_device(device: torch.device) -> torch.device:
     Raises:
         ValueError: for a GPU by number, or where there is none left for this process.
     """
-    if ranks.count() == 1 or device.type != "cuda":
+    if distributed.world_size() == 1 or device.type != "cuda":
         return device
     place, there = dist.get_node_local_rank(), torch.cuda.device_count()
     if device.index is not None or place >= there:

@@ -10,17 +10,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fastdef.assets import ASSETS
 from fastdef.bench.defense import Setting, bench_defense
 from fastdef.bench.engine import Subject, bench_engine
 from fastdef.bench.figure import waterfall
 from fastdef.bench.growth import bench_growth
 from fastdef.bench.solvers import bench_solvers
-from fastdef.checkpoint import load_for, writing_aside
+from fastdef.checkpoint import load_for
 from fastdef.cli._shared import DEFAULT_DEVICE, Device, check_device
 from fastdef.data import Dataset, load_dataset
 from fastdef.defense import ActiveDefense
-from fastdef.demo.run import ASSETS
 from fastdef.export.files import export_onnx
+from fastdef.io import atomic_write
 from fastdef.nn import build, parse_architecture
 
 
@@ -60,8 +61,8 @@ def defense(
     if figure is not None:
         waterfall(found, figure)
     if json_file is not None:
-        with writing_aside(json_file) as aside:
-            aside.write_text(json.dumps(found, indent=1) + "\n")
+        with atomic_write(json_file) as temporary:
+            temporary.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def _subject(
@@ -131,8 +132,8 @@ def solvers(
             )
     Console().print(table)
     if json_file is not None:
-        with writing_aside(json_file) as aside:
-            aside.write_text(json.dumps(found, indent=1) + "\n")
+        with atomic_write(json_file) as temporary:
+            temporary.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def engine(
@@ -178,8 +179,8 @@ def engine(
         )
         console.print(f"{name}: loaded in {row['load_seconds']:.2f} s, {sizes_told}", highlight=False)
     if json_file is not None:
-        with writing_aside(json_file) as aside:
-            aside.write_text(json.dumps(found, indent=1) + "\n")
+        with atomic_write(json_file) as temporary:
+            temporary.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def _engines(found: dict[str, Any], sizes: tuple[int, ...]) -> Table:

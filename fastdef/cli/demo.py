@@ -8,8 +8,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fastdef.checkpoint import writing_aside
 from fastdef.demo import Demo, draw, run
+from fastdef.io import atomic_write
 
 
 def demo(
@@ -36,8 +36,8 @@ def demo(
     if figure is not None:
         draw(found, figure)
     if json_file is not None:
-        with writing_aside(json_file) as aside:
-            aside.write_text(json.dumps(figures, indent=1) + "\n")
+        with atomic_write(json_file) as temporary:
+            temporary.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 def _table(found: Demo) -> Table:

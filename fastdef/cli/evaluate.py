@@ -11,15 +11,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from torch import nn
 
-from fastdef import ranks
-from fastdef.checkpoint import Checkpoint, check_classes, load_for, writing_aside
-from fastdef.cli import honest
+from fastdef import distributed
+from fastdef.checkpoint import Checkpoint, check_classes, load_for
+from fastdef.cli import evaluate_adaptive
 from fastdef.cli._shared import DEFAULT_DEVICE, Data, Device, Download, Limit, Root, check_device
 from fastdef.data import Dataset, load_dataset
 from fastdef.defense import ActiveDefense
 from fastdef.evaluation import Attack, Evaluation
 from fastdef.evaluation import evaluate as run
-from fastdef.evaluation.honest import Target
+from fastdef.evaluation.adaptive import Target
+from fastdef.io import atomic_write
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _BATCH = 256
@@ -54,9 +55,10 @@ def evaluate(
         int | None, typer.Option(min=1, help="of the static attack", show_default=str(_BATCH))
     ] = None,
     budget: Annotated[
-        str | None, typer.Option(help="of the honest suite: smoke, standard or full", show_default=honest.BUDGET)
+        str | None,
+        typer.Option(help="of the honest suite: smoke, standard or full", show_default=evaluate_adaptive.BUDGET),
     ] = None,
-    rows: Annotated[str | None, typer.Option(help="of the honest suite", show_default=honest.ROWS)] = None,
+    rows: Annotated[str | None, typer.Option(help="of the honest suite", show_default=evaluate_adaptive.ROWS)] = None,
     surrogate: Annotated[
         Path | None, typer.Option(help="an independent model, for the honest suite's transfer")
     ] = None,
@@ -92,7 +94,7 @@ def evaluate(
         attack = Attack(eps=eps / 255, seed=seed, **_given({"steps": steps, "loss": loss}))
         _static(checkpoint.model, dataset, defense, attack, batch_size=batch_size or _BATCH, json_file=json_file)
         return
-    passed = honest.run(
+    passed = evaluate_adaptive.run(
         _target(model, dataset, for_defense, undefended=undefended, seed=seed, compile=compile),
         dataset,
         **_given({"budget": budget, "rows": rows}),
@@ -150,8 +152,8 @@ def _target(
 ) -> Target:
     """What is deployed: a model file with its defense, if it has one, or an export's folder."""
     if model.is_dir():
-        from fastdef.export.answering import exported_target  # its packages are an extra
         from fastdef.export.manifest import MANIFEST, read_classes
+        from fastdef.export.target import exported_target  # its packages are an extra
 
         _refuse({"undefended": undefended, **options}, "is for a model file: an export is attacked as it was written")
         check_classes(model, read_classes(model / MANIFEST), dataset)
@@ -183,9 +185,9 @@ def _static(
             progress=lambda images: bar.advance(task, images),
         )
     Console().print(_table(found))
-    if json_file is not None and ranks.rank() == 0:
-        with writing_aside(json_file) as aside:
-            aside.write_text(json.dumps(found.to_json(), indent=1) + "\n")
+    if json_file is not None and distributed.rank() == 0:
+        with atomic_write(json_file) as temporary:
+            temporary.write_text(json.dumps(found.to_json(), indent=1) + "\n")
 
 
 def _table(found: Evaluation) -> Table:

@@ -6,15 +6,15 @@ from typing import Annotated
 import torch
 import typer
 
-from fastdef._check import check_installed
+from fastdef._validate import check_installed
+from fastdef.assets import ASSETS
 from fastdef.checkpoint import Checkpoint, check_whole, load
 from fastdef.cli._shared import Size, image_shape
 from fastdef.data import Dataset, load_dataset
-from fastdef.demo.run import ASSETS
 from fastdef.evaluation import Attack
 from fastdef.export.files import export_onnx
 from fastdef.export.parity import check_parity
-from fastdef.export.small import cost, export_small
+from fastdef.export.quantized import cost, export_small
 from fastdef.export.tensorrt_engines import EngineOptions, export_engines, tensorrt
 from fastdef.export.triton_repository import write_repository
 

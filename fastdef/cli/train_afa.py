@@ -27,7 +27,7 @@ from fastdef.cli._training import (
 )
 from fastdef.losses import PGDAT, RECIPES
 from fastdef.nn import architecture_of, check_architecture
-from fastdef.training import STRENGTHS, Hyper, train_branches, train_fusing
+from fastdef.training import STRENGTHS, TrainConfig, train_branches, train_fusing
 from fastdef.training.state import FILE
 
 STANDARD = "standard"
@@ -66,7 +66,7 @@ def afa(
 ) -> None:
     """AFA: a branch for each attack strength (stage I), then the generator that mixes the outermost (stage II)."""
     place = check_device(device)
-    hyper = Hyper(
+    hyper = TrainConfig(
         epochs=epochs,
         batch_size=batch_size,
         lr=lr,

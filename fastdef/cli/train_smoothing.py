@@ -24,7 +24,7 @@ from fastdef.cli._training import (
     parse_milestones,
 )
 from fastdef.nn import normalize_features, normalized
-from fastdef.training import Hyper, train_smoothing
+from fastdef.training import TrainConfig, train_smoothing
 
 _FEATURES = {"raw": (0.02, 80.0), "normalized": (0.4, 1.5)}  # delta and beta: L_F has other units
 
@@ -73,7 +73,7 @@ def smoothing(
         raise ValueError(f"--features needs one of {', '.join(_FEATURES)}, got {features!r}")
     usual_delta, usual_beta = _FEATURES[features]
     place = check_device(device)
-    hyper = Hyper(
+    hyper = TrainConfig(
         epochs=epochs,
         batch_size=batch_size,
         lr=lr,

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastdef._check import check_images, check_positive
+from fastdef._validate import check_images, check_positive
 from fastdef.checkpoint import Checkpoint
-from fastdef.defense.arguments import (
+from fastdef.defense.fixed import Fixed
+from fastdef.defense.noise import uniform_noise
+from fastdef.defense.parameters import (
     OnInvalid,
     check_budgets,
     check_config,
@@ -20,19 +22,18 @@ from fastdef.defense.arguments import (
     check_parameters,
     check_seed,
 )
-from fastdef.defense.classifier import called, check_model, check_weights, home
-from fastdef.defense.engine import Engine, bucket_sizes
-from fastdef.defense.fixed import Fixed
-from fastdef.defense.noise import uniform_noise
 from fastdef.defense.pipeline import Answer
 from fastdef.defense.requests import of_batch, of_stream
 from fastdef.defense.results import Defended, Smoothed
 from fastdef.defense.runner import answers
-from fastdef.defense.scheduler import Start, Tally, run
-from fastdef.defense.slots import MaskedStep, Slots, sent
-from fastdef.defense.solvers import Gradient, Solver
 from fastdef.nn import prefix
 from fastdef.ops import smoothing_loss
+from fastdef.runtime.cache import Engine, bucket_sizes
+from fastdef.runtime.forward import check_model, check_weights, device_and_dtype, forward, to_device
+from fastdef.runtime.scheduler import Start, Tally, run
+from fastdef.runtime.slots import Slots
+from fastdef.runtime.solvers import Gradient, Solver
+from fastdef.runtime.step import MaskedStep
 
 _CONFIGURED = ("layer", "sigma", "beta", "delta", "max_steps", "outer_loops")  # what a model file keeps
 
@@ -262,7 +263,7 @@ class ActiveDefense(nn.Module):
         check_model(self.model)
         features = prefix(self.model, self.layer)
         chunks = images.split(batch_size)
-        losses = torch.cat([smoothing_loss(called(features, self._place(chunk))) for chunk in chunks])
+        losses = torch.cat([smoothing_loss(forward(features, self._place(chunk))) for chunk in chunks])
         self.delta = ratio * float(losses.double().mean())
         return self.delta
 
@@ -285,7 +286,7 @@ class ActiveDefense(nn.Module):
 
     def noise(self, ids: Tensor, loop: int, like: Tensor) -> Tensor:
         """(N, C, H, W) noise of an outer loop for images like ``like``, by their (N,) ids."""
-        ids = sent(ids, like.device)
+        ids = to_device(ids, like.device)
         return uniform_noise(ids, torch.full_like(ids, loop), like.shape[1:], seed=self.seed, sigma=self.sigma)
 
     def halve_slots(self) -> None:
@@ -298,5 +299,5 @@ class ActiveDefense(nn.Module):
         warnings.warn(f"out of memory: going on with {self.slots} slots", RuntimeWarning, stacklevel=2)
 
     def _place(self, images: Tensor) -> Tensor:
-        device, precision = home(self.model)
-        return sent(images.detach().to(precision), device)
+        device, precision = device_and_dtype(self.model)
+        return to_device(images.detach().to(precision), device)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from fastdef.defense.requests import Request
-from fastdef.defense.scheduler import End, Start
+from fastdef.runtime.scheduler import End, Start
 
 
 @dataclass(frozen=True)

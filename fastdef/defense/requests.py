@@ -7,7 +7,7 @@ from itertools import count
 
 from torch import Tensor
 
-from fastdef.defense.arguments import OnInvalid, check_budgets, check_id, check_ids, check_image, sound
+from fastdef.defense.parameters import OnInvalid, check_budgets, check_id, check_ids, check_image, sanitize_images
 
 Place = Callable[[Tensor], Tensor]  # puts images where the model is
 
@@ -46,7 +46,7 @@ def of_batch(
     Raises:
         ValueError: at once, for what ``ActiveDefense.defend`` refuses.
     """
-    images, valid = sound(images, on_invalid, where="ActiveDefense")
+    images, valid = sanitize_images(images, on_invalid, where="ActiveDefense")
     ids = check_ids(ids, len(images))
     limits = check_budgets(budgets, len(images), most)
     until = _after(deadline)
@@ -81,7 +81,7 @@ def of_stream(
         id = next(numbers, None)
         if id is None:
             raise ValueError(f"{where} needs an id for every image, got more images than ids")
-        (checked,), (good,) = sound(image[None], on_invalid, where=where)
+        (checked,), (good,) = sanitize_images(image[None], on_invalid, where=where)
         yield Request(place(checked), check_id(id), most if good else 0, _after(deadline), good)
 
 

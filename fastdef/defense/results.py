@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastdef.defense.pipeline import Answer
-from fastdef.defense.scheduler import End
+from fastdef.runtime.scheduler import End
 
 
 @dataclass(frozen=True)

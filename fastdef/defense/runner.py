@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fastdef.defense.classifier import called, check_model
 from fastdef.defense.pipeline import Answer, Pipeline
 from fastdef.defense.requests import Request
-from fastdef.defense.scheduler import run
+from fastdef.runtime.forward import check_model, forward
+from fastdef.runtime.scheduler import run
 
 if TYPE_CHECKING:
     from fastdef.defense.active import ActiveDefense
@@ -55,7 +55,7 @@ def _once(defense: ActiveDefense, requests: Iterator[Request]) -> Iterator[Answe
     def classify(images: Tensor) -> Tensor:
         # In a batch, a row of the last matrix product is rounded by where it stands.
         parts = images.split(1 if defense.deterministic else len(images))
-        return torch.cat([called(defense.model, part) for part in parts])
+        return torch.cat([forward(defense.model, part) for part in parts])
 
     pipeline = Pipeline(
         chain([first], requests),

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fastdef.checkpoint import writing_aside
 from fastdef.demo.run import Demo
+from fastdef.io import atomic_write
 from fastdef.nn import prefix
 
 _SHOWN = 3
@@ -44,8 +44,8 @@ def draw(demo: Demo, path: Path) -> None:
         axis.set_yticks([])
     for row, name in enumerate(("as it came", "noised", "smoothed")):
         axes[row, 0].set_ylabel(name, fontsize=8)
-    with writing_aside(path) as aside:
-        figure.savefig(aside, format="png", dpi=110)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
 
 
 def _examples(demo: Demo) -> list[int]:

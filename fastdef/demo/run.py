@@ -15,9 +15,9 @@ from fastdef.attacks import pgd
 from fastdef.checkpoint import load
 from fastdef.data import load_dataset
 from fastdef.defense import ActiveDefense, Defended
-from fastdef.defense.naive import lockstep, whole_network
+from fastdef.defense.baseline import lockstep, whole_network
 from fastdef.evaluation import Strengths, evaluate_strengths
-from fastdef.evaluation.honest import BUDGETS, Findings, Target, honest
+from fastdef.evaluation.adaptive import BUDGETS, AdaptiveResults, Target, honest
 
 ASSETS = Path(fastdef.__file__).parent / "assets"
 EPS = 8 / 255
@@ -54,7 +54,7 @@ class Demo:
     classes: tuple[str, ...]
     undefended: tuple[Tensor, Tensor]
     defended: tuple[Defended, Defended]
-    knowing: Findings
+    knowing: AdaptiveResults
     naive_seconds: float
     seconds: float
     afa: Strengths

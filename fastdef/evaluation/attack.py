@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastdef import ranks
-from fastdef._check import check_positive
-from fastdef.attacks import check_eps, crafting, cross_entropy, margin, pgd
+from fastdef import distributed
+from fastdef._validate import check_positive
+from fastdef.attacks import check_eps, cross_entropy, frozen_eval, margin, pgd
 from fastdef.data import Dataset
 from fastdef.evaluation.accuracy import Accuracy
 
@@ -90,7 +90,7 @@ def attacked_batches(model: Classifier, dataset: Dataset, attack: Attack, *, bat
 
 
 def _attacked(model: Classifier, dataset: Dataset, attack: Attack, size: int) -> Iterator[Batch]:
-    for number in ranks.turns(-(-len(dataset) // size)):
+    for number in distributed.shard(-(-len(dataset) // size)):
         start, stop = number * size, min((number + 1) * size, len(dataset))
         images, labels = dataset.floats(start, stop), dataset.labels[start:stop]
         attacked = attack(model, images, labels, batch=number)
@@ -105,7 +105,7 @@ def accuracy(classify: Classifier, batches: Iterable[tuple[Tensor, Tensor]]) -> 
     """
     correct = count = 0
     for images, labels in batches:
-        with torch.no_grad(), crafting(classify):
+        with torch.no_grad(), frozen_eval(classify):
             correct += int((classify(images).argmax(1) == labels).sum())
         count += len(labels)
     return Accuracy(correct, count)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdef import ranks
-from fastdef.attacks import crafting
+from fastdef import distributed
+from fastdef.attacks import frozen_eval
 from fastdef.data import Dataset
 from fastdef.defense import ActiveDefense
 from fastdef.evaluation.accuracy import Accuracy
@@ -116,7 +116,7 @@ def evaluate(
         raise ValueError("evaluate needs at least one image, got an empty data set")
     batches = attacked_batches(model, dataset, attack, batch_size=batch_size)
     counted: list[list[Row]] = []
-    with crafting(model):  # answers in eval mode, which a model in training would not give
+    with frozen_eval(model):  # answers in eval mode, which a model in training would not give
         _check_classes(model, dataset)
         for images, attacked, labels, ids in batches:
             kinds = {"clean": images, "attacked": attacked}
@@ -124,9 +124,9 @@ def evaluate(
             if defense is not None:
                 answers |= {f"{kind}, defended": _defended(defense, given, ids) for kind, given in kinds.items()}
             counted.append([_counted(name, labels, *answer) for name, answer in answers.items()])
-            progress(min(ranks.count() * batch_size, len(dataset) - int(ids[0])))
+            progress(min(distributed.world_size() * batch_size, len(dataset) - int(ids[0])))
     return Evaluation(
-        rows=[reduce(Row.joined, parts) for parts in zip(*ranks.by_turns(counted), strict=True)],
+        rows=[reduce(Row.joined, parts) for parts in zip(*distributed.all_gather_shards(counted), strict=True)],
         attack=attack,
         data=f"{dataset.name} {dataset.split}",
         device=str(dataset.images.device),

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fastdef.checkpoint import writing_aside
-from fastdef.evaluation.strengths import Strengths
+from fastdef.evaluation.afa import Strengths
+from fastdef.io import atomic_write
 
 _CHANNELS = 12  # lines that can still be told apart
 
@@ -32,8 +32,8 @@ def draw_strengths(found: Mapping[str, Strengths], path: Path, *, title: str) ->
         axis.set_title(f"{name}: {what} of {last.layer}'s first channels", fontsize=9)
         axis.set_xlabel("eps, 255ths")
     figure.suptitle(title, fontsize=9)
-    with writing_aside(path) as aside:
-        figure.savefig(aside, format="png", dpi=120)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
 
 
 def _accuracies(axis: Any, found: Mapping[str, Strengths]) -> None:

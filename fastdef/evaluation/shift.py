@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastdef import ranks
+from fastdef import distributed
 from fastdef.nn import AFA2d, fusing_weights, tap
 
 
@@ -57,7 +57,9 @@ class Watch:
 
     def shift(self) -> Shift:
         """Of all images so far, on every rank."""
-        mean, square = torch.stack(ranks.by_turns(self._sums)).sum(0) / sum(ranks.by_turns(self._values))
-        w1 = torch.cat(ranks.by_turns(self._w1)) if self._fused else None
+        mean, square = torch.stack(distributed.all_gather_shards(self._sums)).sum(0) / sum(
+            distributed.all_gather_shards(self._values)
+        )
+        w1 = torch.cat(distributed.all_gather_shards(self._w1)) if self._fused else None
         told = None if w1 is None else (float(w1.mean()), float(w1.std(correction=0)))
         return Shift(told, mean.tolist(), (square - mean.square()).tolist())

@@ -1,10 +1,10 @@
 """Networks by name, and the parts of a network that the defenses use."""
 
 from fastdef.nn._afa import AFA2d as AFA2d
-from fastdef.nn._afa_model import choices as choices
 from fastdef.nn._afa_model import convert_to_afa as convert_to_afa
 from fastdef.nn._afa_model import fixed_fusing_weight as fixed_fusing_weight
 from fastdef.nn._afa_model import fusing_weights as fusing_weights
+from fastdef.nn._afa_model import routing_state as routing_state
 from fastdef.nn._architecture import architecture_of as architecture_of
 from fastdef.nn._architecture import build as build
 from fastdef.nn._architecture import check_architecture as check_architecture

@@ -107,7 +107,7 @@ def fixed_fusing_weight(model: nn.Module, w0: float | Tensor) -> Iterator[None]:
         fusing.fixed = former
 
 
-def choices(model: nn.Module) -> tuple[object, ...]:
+def routing_state(model: nn.Module) -> tuple[object, ...]:
     """What ``set_branch``, ``branch`` and ``fixed_fusing_weight`` have chosen for this thread's forwards of ``model``.
 
     Hashable, and equal as long as the choices are: what was traced, compiled or measured under other choices is of

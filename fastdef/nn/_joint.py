@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fastdef import ranks
+from fastdef import distributed
 from fastdef.nn._multi_bn import MultiBatchNorm2d
 from fastdef.ops import joint_batch_norm
 
@@ -27,7 +27,7 @@ def joint_statistics(model: nn.Module) -> Iterator[None]:
         ValueError: if a batch norm is neither a ``MultiBatchNorm2d`` nor a ``BatchNorm2d`` with running statistics;
             nothing changes then.
     """
-    if ranks.count() == 1:
+    if distributed.world_size() == 1:
         yield
         return
     norms = [module for module in model.modules() if isinstance(module, (_BatchNorm, MultiBatchNorm2d))]

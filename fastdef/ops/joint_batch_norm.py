@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdef import ranks
+from fastdef import distributed
 
 _OVER = (1, 3, 4)  # of (S, B, C, H, W)
 
@@ -41,7 +41,7 @@ def joint_batch_norm(x: Tensor, weight: Tensor, bias: Tensor, *, eps: float) -> 
         raise ValueError(
             f"joint_batch_norm needs (S * B, C, H, W) and (S, C), got {tuple(x.shape)} and {tuple(weight.shape)}"
         )
-    if x[:, 0].numel() * ranks.count() <= weight.shape[0]:
+    if x[:, 0].numel() * distributed.world_size() <= weight.shape[0]:
         raise ValueError(f"joint_batch_norm needs more than one value a channel in training, got {tuple(x.shape)}")
     out, mean, variance, _ = _joint_batch_norm(x, weight, bias, eps)
     return out, mean, variance
@@ -51,12 +51,12 @@ def joint_batch_norm(x: Tensor, weight: Tensor, bias: Tensor, *, eps: float) -> 
 def _joint_batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     wide = _wide(x, len(weight))
     variance, mean = torch.var_mean(wide, _OVER, correction=0)
-    means, variances = ranks.gathered(torch.stack((mean, variance))).unbind(1)
+    means, variances = distributed.all_gather(torch.stack((mean, variance))).unbind(1)
     mean = means.mean(0)
     variance = variances.mean(0) + (means - mean).square().mean(0)
     rate = torch.rsqrt(variance + eps)
     out = (wide - _column(mean)).mul_(_column(rate * weight)).add_(_column(bias))
-    n = ranks.count() * x[:, 0].numel() // len(weight)
+    n = distributed.world_size() * x[:, 0].numel() // len(weight)
     return out.flatten(0, 1).to(x.dtype), mean, variance * (n / (n - 1)), rate
 
 
@@ -67,8 +67,8 @@ def _joint_batch_norm_backward(
     normed = (_wide(x, len(weight)) - _column(mean)).mul_(_column(rate))
     wide = _wide(grad, len(weight))
     dbias, dweight = wide.sum(_OVER), (wide * normed).sum(_OVER)
-    n = ranks.count() * x[:, 0].numel() // len(weight)
-    shift, slope = ranks.total(torch.stack((dbias, dweight))) / n
+    n = distributed.world_size() * x[:, 0].numel() // len(weight)
+    shift, slope = distributed.all_reduce(torch.stack((dbias, dweight))) / n
     dx = normed.mul_(_column(-slope)).add_(wide).sub_(_column(shift)).mul_(_column(rate * weight))
     return dx.flatten(0, 1).to(x.dtype), dweight.to(weight.dtype), dbias.to(weight.dtype)
 

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from fastdef._check import check_images
+from fastdef._validate import check_images
 from fastdef.defense import ActiveDefense
-from fastdef.defense.classifier import home
-from fastdef.defense.scheduler import End, Start, run
-from fastdef.defense.slots import sent
+from fastdef.runtime.forward import device_and_dtype, to_device
+from fastdef.runtime.scheduler import End, Start, run
 
 
 class Full(Exception):
@@ -104,7 +103,7 @@ class Batcher:
         self.submit(torch.zeros(self._shape)).result()
 
     def submit(self, image: Tensor, *, id: int | None = None, deadline: float | None = None) -> Future[Reply]:
-        """Ask for an answer.
+        """Query for an answer.
 
         Args:
             image: (C, H, W) float32 in [0, 1].
@@ -217,7 +216,7 @@ class _Flight:
                 yield None
                 continue
             self._jobs[number] = job
-            image = sent(job.image, home(self._defense.model)[0])
+            image = to_device(job.image, device_and_dtype(self._defense.model)[0])
             for loop in range(loops):
                 noise = self._defense.noise(torch.tensor([job.id]), loop, image[None])[0]
                 yield Start(number * loops + loop, image + noise, self._defense.max_steps, job.deadline)

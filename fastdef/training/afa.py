@@ -12,19 +12,19 @@ from fastdef.data import Dataset
 from fastdef.losses import PGDAT
 from fastdef.nn import architecture_of, convert_to_afa, convert_to_multi_bn, keep_branch
 from fastdef.training.branches import Branches, SequentialBranches
+from fastdef.training.config import TrainConfig
 from fastdef.training.fit import MODEL, fit
 from fastdef.training.fusing import Fusing
-from fastdef.training.hyper import Hyper
 from fastdef.training.method import Method
-from fastdef.training.run import Progress
 from fastdef.training.smoothed import Smoothed
+from fastdef.training.trainer import Progress
 
 
 def train_branches(
     model: nn.Module,
     dataset: Dataset,
     validation: Dataset,
-    hyper: Hyper,
+    hyper: TrainConfig,
     folder: Path,
     *,
     recipe: PGDAT,
@@ -90,7 +90,7 @@ def train_fusing(
     model: nn.Module,
     dataset: Dataset,
     validation: Dataset,
-    hyper: Hyper,
+    hyper: TrainConfig,
     folder: Path,
     *,
     strengths: Sequence[float],

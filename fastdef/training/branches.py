@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastdef import ranks
-from fastdef.attacks import crafting, projected_ascent
+from fastdef import distributed
+from fastdef.attacks import frozen_eval, projected_ascent
 from fastdef.data import Dataset
 from fastdef.losses import PGDAT, classification
 from fastdef.nn import architecture_of, branch, set_branch
@@ -69,7 +69,7 @@ class Branches:
 
     def prepare(self, images: Tensor, labels: Tensor, *, seed: int) -> tuple[Tensor, ...]:
         """Craft the attacks; this rank's share of all branches' segments as one batch, its labels and draws."""
-        own = ranks.own(len(images))
+        own = distributed.local_slice(len(images))
         if not self._attacked:
             return images[own], labels[own]
         count, strengths = len(self._attacked), [self.strengths[k] for k in self._attacked]
@@ -81,7 +81,7 @@ class Branches:
         repeated, eps, start = (
             value.unflatten(0, (count, -1))[:, own].flatten(0, 1) for value in (repeated, eps, start)
         )
-        with crafting(self.model):
+        with frozen_eval(self.model):
             attacked = self._craft(repeated, labels[own].repeat(count), eps, start).unflatten(0, (count, -1))
         segments = self._segments(images, attacked, draws, own)
         return segments, labels[own], *(draw[..., own] for draw in draws)
@@ -106,7 +106,7 @@ class Branches:
             logged["adversarial_loss"] = torch.stack(adversarial).mean().detach()
         return torch.stack(clean + adversarial).sum(), logged
 
-    def settle(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    def update_bn(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Leave the running statistics: each branch has those of its own images."""
 
     def validate(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
@@ -121,7 +121,7 @@ class Branches:
     def _segments(self, images: Tensor, attacked: Tensor, draws: Sequence[Tensor], own: slice) -> Tensor:
         """This rank's images of every segment, in the order of the branches."""
         if self.recipe.mixes:  # with images of other ranks
-            attacked = torch.cat(tuple(ranks.gathered(attacked)), dim=1)
+            attacked = torch.cat(tuple(distributed.all_gather(attacked)), dim=1)
         else:
             images, draws, own = images[own], [draw[..., own] for draw in draws], slice(None)
         segments: list[Tensor] = []

@@ -11,13 +11,14 @@ from typing import Any
 
 from torch import nn
 
-from fastdef import ranks
-from fastdef.checkpoint import check_same, make_folder, writing_aside
+from fastdef import distributed
+from fastdef.checkpoint import check_same
 from fastdef.data import Batches, Dataset, RandomCropFlip
-from fastdef.training.hyper import Hyper
+from fastdef.io import atomic_write, make_folder
+from fastdef.training.config import TrainConfig
 from fastdef.training.method import Method
-from fastdef.training.run import Progress, Run, check_finite
 from fastdef.training.state import FILE, State, gather, scatter
+from fastdef.training.trainer import Progress, Run, check_finite
 
 LOG = "log.jsonl"
 MODEL = "model.safetensors"
@@ -27,7 +28,7 @@ def fit(
     method: Method,
     dataset: Dataset,
     validation: Dataset,
-    hyper: Hyper,
+    hyper: TrainConfig,
     folder: Path,
     *,
     save: Callable[[nn.Module, dict[str, Any]], object],
@@ -65,17 +66,17 @@ def fit(
             is not finite, with the last epoch's files intact; if a file cannot be written; if a batch cannot be
             shared evenly among the ranks, or these were given different data or settings.
     """
-    ranks.own(min(hyper.batch_size, len(dataset)))  # refused before anything is written
+    distributed.local_slice(min(hyper.batch_size, len(dataset)))  # refused before anything is written
     data = {**_described(dataset, validation), "augment": augment}
     config = {"method": method.config(), "hyper": asdict(hyper), "data": data, **(settings or {})}
     _agree(config)
-    ranks.follow_first(method.model.state_dict().values())
+    distributed.broadcast(method.model.state_dict().values())
     run = Run(method, hyper)
     policy = RandomCropFlip(flip=dataset.flip) if augment else None
     batches = Batches(
         dataset, hyper.batch_size, augment=policy, seed=hyper.seed, drop_last=len(dataset) >= hyper.batch_size
     )
-    state = ranks.by_first(lambda: _begin(folder, config, resume))
+    state = distributed.on_rank0(lambda: _begin(folder, config, resume))
     if state.tensors:
         scatter(state, method.model, run.optimizer, run.averages)
     figures = state.figures
@@ -98,11 +99,11 @@ def fit(
             trained = run.epoch(epoch, batches, progress)
             seconds = time.perf_counter() - start
             shipped = run.shipped(epoch, batches)
-            figures = ranks.by_first(partial(keep, epoch, shipped, trained, seconds))
+            figures = distributed.on_rank0(partial(keep, epoch, shipped, trained, seconds))
             progress(epoch, len(batches), {**figures, "seconds": seconds})
-        if state.epochs == hyper.epochs and not ranks.by_first((folder / MODEL).is_file):
+        if state.epochs == hyper.epochs and not distributed.on_rank0((folder / MODEL).is_file):
             shipped = run.shipped(hyper.epochs - 1, batches)
-            ranks.by_first(partial(ship, shipped, hyper.epochs, figures))
+            distributed.on_rank0(partial(ship, shipped, hyper.epochs, figures))
     return figures
 
 
@@ -122,7 +123,7 @@ def _described(dataset: Dataset, validation: Dataset) -> dict[str, Any]:
 
 def _agree(config: dict[str, Mapping[str, Any]]) -> None:
     """Refuse to train with processes that were given different things, such as the data of their own machines."""
-    first, *others = ranks.everyone(config)
+    first, *others = distributed.all_gather_object(config)
     for other, topic in itertools.product(others, first):
         for name, value in first[topic].items():
             if other[topic].get(name) != value:
@@ -156,5 +157,5 @@ def _forget_after(folder: Path, epochs: int) -> None:
     """Keep the first lines of the log: those of epochs that are done, and not of one that was cut short."""
     log = folder / LOG
     if log.is_file():
-        with writing_aside(log) as aside:
-            aside.write_text("".join(log.read_text().splitlines(keepends=True)[:epochs]))
+        with atomic_write(log) as temporary:
+            temporary.write_text("".join(log.read_text().splitlines(keepends=True)[:epochs]))

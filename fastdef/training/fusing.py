@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastdef import ranks
-from fastdef.attacks import crafting, projected_ascent
+from fastdef import distributed
+from fastdef.attacks import frozen_eval, projected_ascent
 from fastdef.data import Dataset
 from fastdef.losses import PGDAT, classification
 from fastdef.nn import WeightGenerator, architecture_of, fusing_weights
@@ -61,13 +61,13 @@ class Fusing:
 
     def prepare(self, images: Tensor, labels: Tensor, *, seed: int) -> tuple[Tensor, ...]:
         """This rank's images, attacked by a strength of chance each, and their labels."""
-        own = ranks.own(len(images))
+        own = distributed.local_slice(len(images))
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randint(len(self.strengths), (len(images),), generator=generator)
         eps = torch.tensor(self.strengths, dtype=images.dtype)[chosen].to(images.device).view(-1, 1, 1, 1)
         start = self._recipe.start(images, eps, generator).clamp(0, 1)
         images, labels, eps, start = (value[own] for value in (images, labels, eps, start))
-        with crafting(self.model):
+        with frozen_eval(self.model):
             crafted = projected_ascent(
                 lambda x: self._objective(x, labels),
                 images,
@@ -83,7 +83,7 @@ class Fusing:
         images, labels = prepared
         return classification(self.model(images), labels), {}
 
-    def settle(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    def update_bn(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Leave all statistics as they are."""
 
     def validate(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """What a training method is to the loop that runs it.
 
-On several ranks each has the joint batch, prepares its share of it, see :func:`fastdef.ranks.own`, and takes the loss
-of that share. Losses and figures are means over images, so that their mean over ranks is that of the joint batch.
+On several ranks each has the joint batch, prepares its share of it, see :func:`fastdef.distributed.local_slice`, and
+takes the loss of that share. Losses and figures are means over images, so that their mean over ranks is that of the
+joint batch.
 """
 
 from collections.abc import Iterable
@@ -49,7 +50,7 @@ class Method(Protocol):
         """() loss, and () figures to log. Compiled as one graph where compilation is on."""
         ...
 
-    def settle(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    def update_bn(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Estimate running statistics of an epoch's model, a copy, on its shares of some batches; or leave them."""
         ...
 

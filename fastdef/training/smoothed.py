@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastdef._check import check_positive
+from fastdef._validate import check_positive
 from fastdef.data import Dataset
 from fastdef.losses import smoothing_penalty
 from fastdef.nn import tap
@@ -58,9 +58,9 @@ class Smoothed:
         penalty, feature_loss = smoothing_penalty(self._tapped.features, delta=self.delta)
         return loss + penalty, {**logged, "feature_loss": feature_loss.mean()}
 
-    def settle(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    def update_bn(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """The method's."""
-        self.method.settle(model, batches)
+        self.method.update_bn(model, batches)
 
     def validate(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
         """The method's."""

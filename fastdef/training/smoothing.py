@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fastdef import ranks
-from fastdef._check import check_positive
+from fastdef import distributed
+from fastdef._validate import check_positive
 from fastdef.checkpoint import save
 from fastdef.data import Dataset
 from fastdef.defense import ActiveDefense
@@ -19,10 +19,10 @@ from fastdef.losses import smoothing_penalty, smoothness
 from fastdef.nn import architecture_of, tap
 from fastdef.ops import smoothing_loss
 from fastdef.training.calibrate import CALIBRATED_ON
+from fastdef.training.config import TrainConfig
 from fastdef.training.fit import MODEL, fit
-from fastdef.training.hyper import Hyper
-from fastdef.training.run import Progress
-from fastdef.training.statistics import estimate_statistics
+from fastdef.training.trainer import Progress
+from fastdef.training.update_bn import update_bn
 
 _VALIDATED_AT_ONCE = 128
 
@@ -66,7 +66,7 @@ class Smoothing:
 
     def prepare(self, images: Tensor, labels: Tensor, *, seed: int) -> tuple[Tensor, ...]:
         """This rank's share of the batch, as it is."""
-        own = ranks.own(len(images))
+        own = distributed.local_slice(len(images))
         return images[own], labels[own]
 
     def loss(self, *prepared: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -77,9 +77,9 @@ class Smoothing:
         total = classification + penalty if self.delta > 0 else classification
         return total, {"cross_entropy": classification.detach(), "feature_loss": feature_loss.mean()}
 
-    def settle(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    def update_bn(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """All of them."""
-        estimate_statistics(model, (images for images, _ in batches))
+        update_bn(model, (images for images, _ in batches))
 
     @torch.no_grad()
     def validate(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
@@ -100,7 +100,7 @@ def train_smoothing(
     model: nn.Module,
     dataset: Dataset,
     validation: Dataset,
-    hyper: Hyper,
+    hyper: TrainConfig,
     folder: Path,
     *,
     layer: str = "block1",

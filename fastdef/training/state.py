@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastdef.checkpoint import writing_aside
+from fastdef.io import atomic_write
 
 FILE = "state.safetensors"
 
@@ -40,8 +40,8 @@ class State:
         content = {name: value.detach().cpu().contiguous().clone() for name, value in self.tensors.items()}
         parts = {"epochs": self.epochs, "config": self.config, "figures": self.figures}
         metadata = {name: json.dumps(value) for name, value in parts.items()}
-        with writing_aside(folder / FILE) as aside:
-            aside.write_bytes(save(content, metadata=metadata))
+        with atomic_write(folder / FILE) as temporary:
+            temporary.write_bytes(save(content, metadata=metadata))
 
     @classmethod
     def read(cls, folder: Path) -> "State":

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import fastdef
+from fastdef.assets import ASSETS
 from fastdef.attacks import apgd, apgd_targeted, cross_entropy, dlr, margin, pgd
 from fastdef.data import load_dataset
-from fastdef.demo.run import ASSETS
 
 COUNT, EPS, ITERATIONS = 200, 16 / 255, 25
 pytestmark = pytest.mark.slow

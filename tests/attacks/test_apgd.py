@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fastdef.attacks import apgd, apgd_targeted, cross_entropy, dlr, likeliest, margin, search, targeted_dlr, white_box
-from fastdef.attacks._goal import Goal, Query, untargeted
+from fastdef.attacks._goal import Goal, QueryResult, untargeted
 
 EPS = 8 / 255
 
@@ -63,7 +63,7 @@ def test_an_image_that_has_fallen_is_asked_for_no_more(model, batch):
 
     def ask(x, rows):
         asked.append(rows.tolist())
-        return Query(torch.zeros(len(x)), torch.ones_like(x), (rows != 3).float())
+        return QueryResult(torch.zeros(len(x)), torch.ones_like(x), (rows != 3).float())
 
     search([ask], images, eps=EPS, iterations=5, patience=1)
 
@@ -79,7 +79,7 @@ def test_of_random_answers_the_point_that_fewest_draws_answer_right_is_kept(batc
     def ask(x, rows):
         asked.append(x.clone())
         share = next(shares)
-        return Query(torch.zeros(len(x)), torch.randn_like(x), torch.full((len(x),), share))
+        return QueryResult(torch.zeros(len(x)), torch.randn_like(x), torch.full((len(x),), share))
 
     found = search([ask], images, eps=EPS, iterations=5)
 
@@ -92,7 +92,7 @@ def test_the_step_halves_where_the_loss_does_not_rise(batch):
 
     def ask(x, rows):
         moves.append(x.clone())
-        return Query(torch.zeros(1), (-1.0) ** len(moves) * torch.ones_like(x), torch.ones(1))
+        return QueryResult(torch.zeros(1), (-1.0) ** len(moves) * torch.ones_like(x), torch.ones(1))
 
     search([ask], images, eps=0.1, iterations=60)
 

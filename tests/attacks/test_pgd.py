@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastdef.attacks import crafting, cross_entropy, fgsm, margin, mifgsm, pgd, projected_ascent
+from fastdef.attacks import cross_entropy, fgsm, frozen_eval, margin, mifgsm, pgd, projected_ascent
 
 ATTACKS = {
     "fgsm": lambda model, x, y, eps: fgsm(model, x, y, eps=eps),
@@ -93,14 +93,14 @@ def test_a_model_under_two_attacks_is_restored_by_the_last_to_leave(model, batch
     first_in, second_in, first_out = (threading.Event() for _ in range(3))
 
     def first():
-        with crafting(model):
+        with frozen_eval(model):
             first_in.set()
             second_in.wait(10)
         first_out.set()
 
     def second():
         first_in.wait(10)
-        with crafting(model):
+        with frozen_eval(model):
             second_in.set()
             first_out.wait(10)
             model(batch[0])

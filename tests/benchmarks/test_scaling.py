@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from benchmarks.scaling import LINKS, Link, Messages, messages, table
-from fastdef import ranks
+from fastdef import distributed
 from fastdef.losses import PGDAT
 from fastdef.nn import build, convert_to_multi_bn, parse_architecture
-from fastdef.training import Branches, Hyper
-from fastdef.training.run import Run
+from fastdef.training import Branches, TrainConfig
+from fastdef.training.trainer import Run
 
 ROOT = Path(__file__).parents[2]
 BOTH = {name: {"images_per_second": 5000.0} for name in ("one batch", "one batch, compiled")}
@@ -20,8 +20,8 @@ BOTH = {name: {"images_per_second": 5000.0} for name in ("one batch", "one batch
 def test_the_messages_that_are_counted_are_those_that_are_sent(monkeypatch):
     """Two ranks that both have this one's values: what would be sent is seen, and nothing is."""
     sent = {"gathered": [], "total": []}
-    monkeypatch.setattr(ranks, "count", lambda: 2)
-    monkeypatch.setattr(ranks, "rank", lambda: 0)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "rank", lambda: 0)
 
     def gathered(value):
         sent["gathered"].append(value.nbytes)
@@ -31,11 +31,11 @@ def test_the_messages_that_are_counted_are_those_that_are_sent(monkeypatch):
         sent["total"].append(value.nbytes)
         return 2 * value
 
-    monkeypatch.setattr(ranks, "gathered", gathered)
-    monkeypatch.setattr(ranks, "total", total)
+    monkeypatch.setattr(distributed, "all_gather", gathered)
+    monkeypatch.setattr(distributed, "all_reduce", total)
     model = convert_to_multi_bn(build(parse_architecture("wrn-10-1")), 2)
 
-    Run(Branches(model, PGDAT(), [0.0, 8 / 255]), Hyper()).step(torch.rand(4, 3, 12, 12), torch.arange(4), 0)
+    Run(Branches(model, PGDAT(), [0.0, 8 / 255]), TrainConfig()).step(torch.rand(4, 3, 12, 12), torch.arange(4), 0)
 
     expected = messages("wrn-10-1", branches=2, segments=2)
     *statistics, gradients = sent["total"]

@@ -149,13 +149,13 @@ def test_a_report_that_could_not_be_written_is_refused_before_the_work(monkeypat
     ("module", "command"),
     [
         ("evaluate", ["evaluate", "--steps", "1"]),
-        ("honest", ["evaluate", "--suite", "honest", "--rows", "1", "--undefended"]),
-        ("strengths", ["strengths", "--eps", "0", "--figure", "figure.png", "--steps", "1"]),
+        ("evaluate_adaptive", ["evaluate", "--suite", "honest", "--rows", "1", "--undefended"]),
+        ("evaluate_afa", ["evaluate-afa", "--eps", "0", "--figure", "figure.png", "--steps", "1"]),
     ],
 )
 def test_of_several_processes_the_first_alone_writes(monkeypatch, run, model_file, data, tmp_path, module, command):
     name, *options = command
-    monkeypatch.setattr(sys.modules[f"fastdef.cli.{module}"], "ranks", SimpleNamespace(rank=lambda: 1))
+    monkeypatch.setattr(sys.modules[f"fastdef.cli.{module}"], "distributed", SimpleNamespace(rank=lambda: 1))
     monkeypatch.chdir(tmp_path)
 
     status, _, _ = run(name, model_file, *data, "--limit", "2", *options, "--json", "out.json")

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from fastdef import ranks
+from fastdef import distributed
 from fastdef.cli._ranks import check_own_device
 
 
 @pytest.mark.parametrize(("device", "there"), [("cuda:1", 8), ("cuda", 2)])
 def test_each_process_needs_a_gpu_of_its_own(monkeypatch, device, there):
-    monkeypatch.setattr(ranks, "count", lambda: 4)
+    monkeypatch.setattr(distributed, "world_size", lambda: 4)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
     monkeypatch.setenv("LOCAL_RANK", "3")
 
@@ -18,7 +18,7 @@ def test_each_process_needs_a_gpu_of_its_own(monkeypatch, device, there):
 
 
 def test_each_process_takes_the_gpu_of_its_local_rank(monkeypatch):
-    monkeypatch.setattr(ranks, "count", lambda: 4)
+    monkeypatch.setattr(distributed, "world_size", lambda: 4)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setenv("LOCAL_RANK", "3")
 

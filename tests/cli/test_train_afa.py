@@ -54,14 +54,14 @@ def test_a_finished_stage_is_told_to_be_done_and_a_model_file_that_is_gone_is_wr
     assert (whole.read_bytes(), first.read_bytes()) == before
 
 
-def test_strengths_puts_models_side_by_side(run, refuse, data, tmp_path):
+def test_evaluate_afa_puts_models_side_by_side(run, refuse, data, tmp_path):
     for name, how in {"standard": ["--method", "standard", "--branches", "1"], "afa": ["--branches", "2"]}.items():
         run("train", "afa", *data, *SMALL, *how, "--out", tmp_path / name)
     models = [tmp_path / name / "model.safetensors" for name in ("standard", "afa")]
     options = [*data, "--steps", "1", "--eps", "0,8", "--device", "cpu"]
 
     files = ["--json", tmp_path / "out.json", "--figure", tmp_path / "out.png"]
-    status, told, _ = run("strengths", *models, *options, *files)
+    status, told, _ = run("evaluate-afa", *models, *options, *files)
 
     found = json.loads((tmp_path / "out.json").read_text())["models"]
     assert status == 0
@@ -70,8 +70,8 @@ def test_strengths_puts_models_side_by_side(run, refuse, data, tmp_path):
     assert list(found) == ["standard", "afa"]
     assert len(found["afa"]["rows"]["AFA"]["by_eps"]) == 2
     assert (tmp_path / "out.png").stat().st_size > 10_000
-    assert "--eps needs" in refuse("strengths", *models, *data, "--eps", "0;8")
-    assert "names" in refuse("strengths", models[1], models[1], *options)
+    assert "--eps needs" in refuse("evaluate-afa", *models, *data, "--eps", "0;8")
+    assert "names" in refuse("evaluate-afa", models[1], models[1], *options)
 
 
 @pytest.mark.parametrize(

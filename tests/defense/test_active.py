@@ -6,7 +6,7 @@ from torch import nn
 
 from fastdef.attacks import projected_ascent
 from fastdef.defense import ActiveDefense, Polyak
-from fastdef.defense.naive import lockstep, whole_network
+from fastdef.defense.baseline import lockstep, whole_network
 from fastdef.nn import WideResNet, prefix
 from fastdef.ops import smoothing_loss
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastdef.export.answering import exported_target
 from fastdef.export.engine import CPU, load_engine
 from fastdef.export.files import export_onnx
 from fastdef.export.manifest import name_files, read, read_classes, read_description, sha256, verified
 from fastdef.export.parity import check_parity
+from fastdef.export.quantized import cost, export_small
 from fastdef.export.sessions import OnnxSession, TensorRTSession
-from fastdef.export.small import cost, export_small
+from fastdef.export.target import exported_target
 from fastdef.export.tensorrt_engines import export_engines
 from fastdef.export.triton_repository import write_repository
 

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from tests.failures import child
+from tests.failures import subprocess_runner
 from tests.failures.processes import run
 
 
@@ -24,7 +24,7 @@ class SmallFiles:
 
     def shut(self, room):
         """Takes no more than about so many bytes, or none."""
-        self._prepare = partial(child.small_files, room)
+        self._prepare = partial(subprocess_runner.small_files, room)
 
     def open(self):
         """Takes everything."""
@@ -42,7 +42,7 @@ class ReadOnlyFolder(SmallFiles):
     """Folders without the bit to write, which binds root too once it has given up its powers."""
 
     def shut(self, room):
-        self._prepare = child.without_powers
+        self._prepare = subprocess_runner.without_powers
         self._set(0o555)
 
     def open(self):

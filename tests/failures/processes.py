@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from tests.failures import child
+from tests.failures import subprocess_runner
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload([child.__name__])
+_CONTEXT.set_forkserver_preload([subprocess_runner.__name__])
 _TOO_LONG = 1800  # seconds
 
 
@@ -56,7 +56,7 @@ def run(
     receive, send = _CONTEXT.Pipe(duplex=False)
     read, write = _CONTEXT.Pipe(duplex=False)
     given = ([str(argument) for argument in arguments], folder, write, send, at, prepare)
-    process = _CONTEXT.Process(target=child.command, args=given)
+    process = _CONTEXT.Process(target=subprocess_runner.command, args=given)
     process.start()
     send.close()
     write.close()

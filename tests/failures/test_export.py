@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from fastdef.export.answering import exported_target
 from fastdef.export.manifest import verified
+from fastdef.export.target import exported_target
 from tests.failures.processes import moments, run
 
 

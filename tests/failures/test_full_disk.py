@@ -104,7 +104,7 @@ def test_an_honest_evaluation_keeps_its_units_and_goes_on(disk, models, data):
     [
         ["evaluate", "MODEL", "DATA", "--steps", 1, "--limit", 2, "--no-compile"],
         ["evaluate", "MODEL", "DATA", "--suite", "honest", "--rows", "0", "--limit", 1],
-        ["strengths", "MODEL", "DATA", "--steps", 1, "--limit", 2, "--eps", "0,8"],
+        ["evaluate-afa", "MODEL", "DATA", "--steps", 1, "--limit", 2, "--eps", "0,8"],
         pytest.param(["bench", "solvers", "--model", "MODEL", "DATA", "--count", 2], marks=pytest.mark.slow),
     ],
     ids=lambda command: "-".join(str(word) for word in command[:2]),

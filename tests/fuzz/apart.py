@@ -29,7 +29,7 @@ class Apart:
         self._folder = folder
         self._process: multiprocessing.process.BaseProcess | None = None
 
-    def sound(self) -> tuple[bytes, ...]:
+    def sanitize_images(self) -> tuple[bytes, ...]:
         """Inputs that are taken, which were tried."""
         self._begin()
         return self._sound

@@ -36,7 +36,7 @@ COMMANDS = (
     (["defend", "model.safetensors", "data/test/a/0.png"], []),
     (["calibrate", "model.safetensors", "--data", "any", "--root", "data"], ["--max-steps", "2"]),
     (["import", "model.pt", "--architecture", "wrn-10-1", "--in-channels", "1", "--out", "result.json"], []),
-    (["strengths", "model.safetensors", "--data", "any", "--root", "data"], ["--steps", "1", "--eps", "0,8"]),
+    (["evaluate-afa", "model.safetensors", "--data", "any", "--root", "data"], ["--steps", "1", "--eps", "0,8"]),
     (["export", "model.safetensors", "--out", "out"], ["--data", "none", "--check"]),
     (["serve", "model.safetensors"], ["--size", "0"]),
     (["demo"], ["--count", "1"]),

@@ -19,10 +19,10 @@ from torch import nn
 from fastdef.checkpoint import Checkpoint, import_foreign, load, save
 from fastdef.data import decode_image, load_dataset, write_idx
 from fastdef.defense import ActiveDefense
-from fastdef.export.answering import exported_target
 from fastdef.export.engine import load_engine
 from fastdef.export.files import export_onnx
 from fastdef.export.manifest import verified
+from fastdef.export.target import exported_target
 from fastdef.export.triton_repository import write_repository
 from fastdef.nn import architecture_of, build, parse_architecture
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fastdef._check import check_images
+from fastdef._validate import check_images
 from tests.fuzz.apart import Apart
 from tests.fuzz.catalogue import ENTRANCES
 from tests.fuzz.entrances import Entrance, check, export_to
@@ -72,7 +72,7 @@ def apart(tmp_path, request):
 
 @pytest.mark.parametrize("apart", ENTRANCES, indirect=True)
 def test_spoilt_bytes(apart):
-    sound = apart.sound()
+    sound = apart.sanitize_images()
 
     @given(st.sampled_from(sound), edits)
     def enter(content, changes):
@@ -115,7 +115,7 @@ def replanted(content, changes):
 
 @pytest.mark.parametrize("apart", ["model_configurations", "manifests", "onnx_descriptions"], indirect=True)
 def test_descriptions_of_other_shapes_and_types(apart):
-    (sound,) = apart.sound()
+    (sound,) = apart.sanitize_images()
 
     @given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.just(...) | values), min_size=1, max_size=3))
     def enter(changes):

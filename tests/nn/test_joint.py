@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from fastdef import ranks
+from fastdef import distributed
 from fastdef.nn import joint_statistics
 
 SCRIPT = Path(__file__).parent / "ranked" / "batch_norms.py"
@@ -48,7 +48,7 @@ def test_one_rank_leaves_every_class_as_it_is():
 
 
 def test_on_several_ranks_a_batch_norm_of_another_kind_is_refused_and_nothing_changes(monkeypatch):
-    monkeypatch.setattr(ranks, "count", lambda: 2)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
     model = nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm1d(2))
 
     with (

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from fastdef.defense.tight import tight_step
 from fastdef.nn import architecture_of, build, normalize_features, normalized, parse_architecture, prefix, tap
 from fastdef.ops import smoothing_loss
+from fastdef.runtime.trace import traced_step
 
 
 def wrn():
@@ -67,7 +67,7 @@ def test_the_tight_step_of_a_trained_model_equals_autograd():
         model(torch.rand(8, 1, 12, 12))
     network = prefix(model.eval(), normalized("block1"))
 
-    loss, direction = tight_step(network, images)(images)
+    loss, direction = traced_step(network, images)(images)
 
     wanted = smoothing_loss(network(images.requires_grad_()))
     (gradient,) = torch.autograd.grad(wanted.sum(), images)

@@ -147,7 +147,7 @@ def test_clients_are_not_mixed_up_and_malformed_requests_harm_nobody(serve, batc
 
 @pytest.mark.slow
 def test_the_command_serves_and_finishes_what_it_accepted_when_told_to_stop(tmp_path):
-    from fastdef.demo.run import ASSETS
+    from fastdef.assets import ASSETS
 
     command = [sys.executable, "-m", "fastdef", "serve", str(ASSETS / "smoothing.safetensors"), "--no-compile"]
     process = subprocess.Popen([*command, "--port", "8765"], stderr=subprocess.PIPE, text=True)

@@ -10,7 +10,7 @@ from fastdef.data import Dataset
 from fastdef.defense import ActiveDefense
 from fastdef.losses import PGDAT, TRADES
 from fastdef.nn import AFA2d, MultiBatchNorm2d, build, parse_architecture
-from fastdef.training import Hyper, calibrate, train_branches, train_fusing
+from fastdef.training import TrainConfig, calibrate, train_branches, train_fusing
 
 XI = [0.0, 4 / 255, 8 / 255]
 
@@ -26,7 +26,7 @@ def network():
 
 
 def stages(folder, *, epochs=1, resume=False, seed=0, **options):
-    hyper = Hyper(epochs=epochs, batch_size=16, lr=0.05, nesterov=False, schedule="step", seed=seed)
+    hyper = TrainConfig(epochs=epochs, batch_size=16, lr=0.05, nesterov=False, schedule="step", seed=seed)
     model = network()
     train_branches(model, data(), data(), hyper, folder / "1", recipe=PGDAT(), strengths=XI, resume=resume, **options)
     train_fusing(model, data(), data(), hyper, folder / "2", strengths=XI, resume=resume)
@@ -47,7 +47,7 @@ def test_both_stages_leave_model_files_that_load(tmp_path):
 
 def test_a_run_of_both_stages_goes_on_bit_for_bit(tmp_path):
     whole = stages(tmp_path / "whole", epochs=2)
-    cut = Hyper(epochs=2, batch_size=16, lr=0.05, nesterov=False, schedule="step")
+    cut = TrainConfig(epochs=2, batch_size=16, lr=0.05, nesterov=False, schedule="step")
     folder, model = tmp_path / "cut", network()
 
     class Cut(Exception):
@@ -71,7 +71,7 @@ def test_a_run_of_both_stages_goes_on_bit_for_bit(tmp_path):
 
 @pytest.mark.parametrize(("recipe", "strengths"), [(TRADES(), [8 / 255]), (PGDAT(), [0.0])])
 def test_one_branch_leaves_a_plain_model(tmp_path, recipe, strengths):
-    hyper = Hyper(epochs=1, batch_size=16, lr=0.05)
+    hyper = TrainConfig(epochs=1, batch_size=16, lr=0.05)
 
     train_branches(network(), data(), data(), hyper, tmp_path, recipe=recipe, strengths=strengths)
 
@@ -107,14 +107,14 @@ def test_stage_one_goes_on_only_in_the_way_it_began(tmp_path):
 def test_what_cannot_be_is_refused_before_anything_is_written(tmp_path):
     options = {"recipe": PGDAT(), "strengths": XI}
     refused = [
-        (Hyper(ema=0.9), {}, "ema 0"),
-        (Hyper(compile=True), {"sequential": True}, "neither compiled nor smoothed"),
-        (Hyper(), {"sequential": True, "smoothed": {"delta": 0.1}}, "neither compiled nor smoothed"),
-        (Hyper(), {"smoothed": {"delta": -1.0}}, "delta > 0"),
+        (TrainConfig(ema=0.9), {}, "ema 0"),
+        (TrainConfig(compile=True), {"sequential": True}, "neither compiled nor smoothed"),
+        (TrainConfig(), {"sequential": True, "smoothed": {"delta": 0.1}}, "neither compiled nor smoothed"),
+        (TrainConfig(), {"smoothed": {"delta": -1.0}}, "delta > 0"),
     ]
     for hyper, wrong, told in refused:
         with pytest.raises(ValueError, match=told):
             train_branches(network(), data(), data(), hyper, tmp_path / "run", **options, **wrong)
     with pytest.raises(ValueError, match="ema 0"):
-        train_fusing(network(), data(), data(), Hyper(ema=0.9), tmp_path / "run", strengths=XI)
+        train_fusing(network(), data(), data(), TrainConfig(ema=0.9), tmp_path / "run", strengths=XI)
     assert not (tmp_path / "run").exists()

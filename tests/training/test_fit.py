@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from fastdef.data import Dataset
-from fastdef.training import Hyper, fit
+from fastdef.training import TrainConfig, fit
 from fastdef.training.state import State
 
 
@@ -42,7 +42,7 @@ class Doubled:
         loss = cross_entropy(self.model(images).float(), labels)
         return loss, {"images": torch.tensor(float(len(images)))}
 
-    def settle(self, model, batches):
+    def update_bn(self, model, batches):
         pass
 
     def validate(self, model, dataset):
@@ -55,7 +55,7 @@ def data(count=24):
 
 
 def run(method, folder, *, save=lambda model, record: None, sets=None, resume=False, **options):
-    hyper = Hyper(**{"epochs": 2, "batch_size": 8, "lr": 0.1, "seed": 3, **options})
+    hyper = TrainConfig(**{"epochs": 2, "batch_size": 8, "lr": 0.1, "seed": 3, **options})
     return fit(method, *(sets or (data(), data(10))), hyper, folder, save=save, resume=resume)
 
 
@@ -75,7 +75,7 @@ def test_only_the_trained_weights_change_and_each_step_has_a_seed_of_its_own(tmp
 
 def test_the_schedule_runs_over_all_epochs(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(Hyper, "rate", lambda self, step, steps: asked.append((step, steps)) or 0.1)
+    monkeypatch.setattr(TrainConfig, "rate", lambda self, step, steps: asked.append((step, steps)) or 0.1)
 
     run(Doubled(), tmp_path)
 

@@ -7,7 +7,7 @@ import torch
 
 from fastdef.data import Dataset
 from fastdef.nn import build, convert_to_afa, convert_to_multi_bn, fusing_weights, parse_architecture
-from fastdef.training import Fusing, Hyper, fit
+from fastdef.training import Fusing, TrainConfig, fit
 
 XI = [0.0, 8 / 255]
 
@@ -38,7 +38,7 @@ def test_training_changes_the_generators_and_nothing_else_bitwise(placement, tmp
         method,
         data(),
         data(),
-        Hyper(epochs=1, batch_size=16, lr=0.1),
+        TrainConfig(epochs=1, batch_size=16, lr=0.1),
         tmp_path,
         save=lambda model, record: None,
         augment=False,

@@ -8,8 +8,8 @@ from fastdef import ActiveDefense
 from fastdef.checkpoint import load
 from fastdef.data import Batches, Dataset, RandomCropFlip
 from fastdef.nn import build, parse_architecture
-from fastdef.training import Hyper, train_smoothing
-from fastdef.training.statistics import estimate_statistics
+from fastdef.training import TrainConfig, train_smoothing
+from fastdef.training.update_bn import update_bn
 
 SMALL = {"epochs": 3, "batch_size": 16, "lr": 0.05}
 
@@ -27,7 +27,7 @@ def stripes(count=96, seed=0):
 def train(folder, progress=lambda *_: None, *, resume=False, delta=0.02, count=96, defense=None, **hyper):
     torch.manual_seed(0)
     model = build(parse_architecture("wrn-10-1", num_classes=2, in_channels=1))
-    settings = Hyper(**{**SMALL, **hyper})
+    settings = TrainConfig(**{**SMALL, **hyper})
     data, held_out = stripes(count), stripes(40, seed=1)
     options = {"delta": delta, "resume": resume, "progress": progress, **(defense or {})}
     return train_smoothing(model, data, held_out, settings, folder, **options)
@@ -91,7 +91,7 @@ def test_the_saved_running_statistics_are_those_of_the_saved_weights(tmp_path, e
     model = load(tmp_path / "model.safetensors").model
     saved = model.bn1.running_mean.clone()
     last = Batches(stripes(), 16, augment=RandomCropFlip(), drop_last=True).epoch(2)
-    estimate_statistics(model, (images for images, _ in last))
+    update_bn(model, (images for images, _ in last))
     torch.testing.assert_close(saved, model.bn1.running_mean, rtol=1e-4, atol=1e-5)
 
 
@@ -201,7 +201,7 @@ def test_what_the_defense_refuses_is_refused_before_anything_is_written(tmp_path
 
     for wrong in ({"layer": "block9"}, {"sigma": -1.0}, {"beta": 0.0}, {"ratio": float("nan")}, {"delta": -0.1}):
         with pytest.raises(ValueError, match="needs"):
-            train_smoothing(model, stripes(), stripes(40), Hyper(epochs=1), tmp_path / "run", **wrong)
+            train_smoothing(model, stripes(), stripes(40), TrainConfig(epochs=1), tmp_path / "run", **wrong)
 
     assert not (tmp_path / "run").exists()
 

@@ -9,10 +9,10 @@ import torch
 import torch.distributed as dist
 
 import fastdef
-from fastdef import ranks
+from fastdef import distributed
 from fastdef.data import Dataset
 from fastdef.evaluation import Attack, evaluate, evaluate_strengths
-from fastdef.evaluation.honest import BUDGETS, Target, honest
+from fastdef.evaluation.adaptive import BUDGETS, Target, honest
 from fastdef.nn import build, convert_to_afa, convert_to_multi_bn, parse_architecture
 
 PIXELS = torch.randint(0, 256, (20, 1, 12, 12), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
@@ -56,7 +56,7 @@ def found(folder):
 if __name__ == "__main__":
     dist.init_process_group("gloo")
     out = Path(sys.argv[1])
-    everyone = ranks.everyone(found(out / f"honest{ranks.count()}"))
-    if ranks.rank() == 0:
-        (out / f"{ranks.count()}.json").write_text(json.dumps(everyone))
+    everyone = distributed.all_gather_object(found(out / f"honest{distributed.world_size()}"))
+    if distributed.rank() == 0:
+        (out / f"{distributed.world_size()}.json").write_text(json.dumps(everyone))
     dist.destroy_process_group()

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import nn
 
-from fastdef import ranks
+from fastdef import distributed
 from fastdef.nn import MultiBatchNorm2d, joint_statistics, set_branch
 
 BRANCHES, BATCH = 3, 8
@@ -15,7 +15,7 @@ BRANCHES, BATCH = 3, 8
 
 def joint(value):
     """(S, b, ...) of each rank -> (S * B, ...)."""
-    return torch.cat(tuple(ranks.gathered(value)), dim=1).flatten(0, 1)
+    return torch.cat(tuple(distributed.all_gather(value)), dim=1).flatten(0, 1)
 
 
 def trained(norm, active, *, dtype, layout):
@@ -26,7 +26,7 @@ def trained(norm, active, *, dtype, layout):
     for number in range(2):
         x, weight = (torch.randn(segments, BATCH, 4, 5, 3, generator=generator).to(dtype) for _ in range(2))
         x = 3 + x * torch.arange(1, BATCH + 1)[:, None, None, None]  # ranks whose means and variances differ
-        own = ranks.own(BATCH)
+        own = distributed.local_slice(BATCH)
         share = x[:, own].flatten(0, 1).contiguous(memory_format=layout).requires_grad_()
         with joint_statistics(norm):
             out = norm(share)
@@ -36,7 +36,7 @@ def trained(norm, active, *, dtype, layout):
         found[f"{number}.out"] = joint(out.detach().unflatten(0, (segments, -1)))
         found[f"{number}.gradient"] = joint(gradient.unflatten(0, (segments, -1)))
         for (name, _), value in zip(norm.named_parameters(), affine, strict=True):
-            found[f"{number}.{name}"] = ranks.total(value)
+            found[f"{number}.{name}"] = distributed.all_reduce(value)
     return found | norm.state_dict()
 
 
@@ -63,8 +63,8 @@ def cases():
 if __name__ == "__main__":
     dist.init_process_group("gloo")
     found = {f"{case}.{name}": value for case, values in cases() for name, value in values.items()}
-    everyone = ranks.everyone(found)
+    everyone = distributed.all_gather_object(found)
     assert all(torch.equal(value, other[name]) for other in everyone for name, value in found.items())
-    if ranks.rank() == 0:
+    if distributed.rank() == 0:
         save_file({name: value.contiguous().clone() for name, value in found.items()}, sys.argv[1])
     dist.destroy_process_group()

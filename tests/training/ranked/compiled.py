@@ -5,12 +5,12 @@ import torch.distributed as dist
 from steps import DATA, Doubles, network
 
 from fastdef.losses import PGDAT
-from fastdef.training import Branches, Hyper, Smoothing
-from fastdef.training.run import Run
+from fastdef.training import Branches, Smoothing, TrainConfig
+from fastdef.training.trainer import Run
 
 
 def weights(method, **options):
-    run = Run(method, Hyper(batch_size=8, lr=0.05, **options))
+    run = Run(method, TrainConfig(batch_size=8, lr=0.05, **options))
     with method.running():
         for number, (images, labels) in enumerate(Doubles(DATA, 8).epoch(0)):
             run.step(images, labels, number)

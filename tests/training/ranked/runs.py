@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from fastdef import ranks
+from fastdef import distributed
 from fastdef.data import Dataset
 from fastdef.nn import build, parse_architecture
-from fastdef.training import Hyper, train_smoothing
+from fastdef.training import TrainConfig, train_smoothing
 
 
 class Cut(Exception):
@@ -27,9 +27,9 @@ def train(folder, *, batch=8, seed=0, cut=False, resume=False):
         if cut and epoch == 1:
             raise Cut
 
-    torch.manual_seed(ranks.rank())  # weights that differ, until the run makes them those of the first
+    torch.manual_seed(distributed.rank())  # weights that differ, until the run makes them those of the first
     model = build(parse_architecture("wrn-10-1", in_channels=1))
-    hyper = Hyper(epochs=2, batch_size=batch, lr=0.05, ema=0.5)
+    hyper = TrainConfig(epochs=2, batch_size=batch, lr=0.05, ema=0.5)
     sets = data(32, seed), data(16, 1)
     return train_smoothing(model, *sets, hyper, folder, delta=1e-4, resume=resume, progress=progress)
 
@@ -38,7 +38,7 @@ def refusal(folder, **wrong):
     try:
         train(folder, **wrong)
     except ValueError as error:
-        told = ranks.everyone(str(error))
+        told = distributed.all_gather_object(str(error))
         assert told[0] == told[1]
         return error
 
@@ -50,9 +50,9 @@ if __name__ == "__main__":
         with contextlib.suppress(Cut):
             train(folder, cut=True)
     elif mode == "refused":
-        wrongs = {"batch": 7}, {"resume": True}, {"seed": ranks.rank()}
+        wrongs = {"batch": 7}, {"resume": True}, {"seed": distributed.rank()}
         sys.stdout.writelines(f"{refusal(folder, **wrong)}\n" for wrong in wrongs)
     else:
         figures = train(folder, resume=mode == "resume")
-        assert all(other == figures for other in ranks.everyone(figures))
+        assert all(other == figures for other in distributed.all_gather_object(figures))
     dist.destroy_process_group()

@@ -6,12 +6,12 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from fastdef import ranks
+from fastdef import distributed
 from fastdef.data import Batches, Dataset
 from fastdef.losses import PGDAT, RECIPES
 from fastdef.nn import build, convert_to_afa, convert_to_multi_bn, parse_architecture
-from fastdef.training import Branches, Fusing, Hyper, SequentialBranches, Smoothed, Smoothing
-from fastdef.training.run import Run
+from fastdef.training import Branches, Fusing, SequentialBranches, Smoothed, Smoothing, TrainConfig
+from fastdef.training.trainer import Run
 
 XI = [0.0, 4 / 255, 8 / 255]
 PIXELS = torch.randint(0, 256, (24, 1, 12, 12), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
@@ -44,12 +44,12 @@ def methods():
 
 
 def trained(method, options):
-    run = Run(method, Hyper(batch_size=8, lr=0.05, **options))
+    run = Run(method, TrainConfig(batch_size=8, lr=0.05, **options))
     found = {}
     with method.running():
         for number, (images, labels) in enumerate(Doubles(DATA, 8).epoch(0)):
             for name, value in run.step(images, labels, number).items():
-                found[f"{number}.{name}"] = ranks.total(value) / ranks.count()
+                found[f"{number}.{name}"] = distributed.all_reduce(value) / distributed.world_size()
         shipped = run.shipped(0, Doubles(DATA, 8))
     gradients = {
         f"{name}.grad": weight.grad for name, weight in method.model.named_parameters() if weight.requires_grad
@@ -62,8 +62,8 @@ if __name__ == "__main__":
     found = {}
     for case, method, options in methods():
         found |= {f"{case}: {name}": value.detach() for name, value in trained(method, options).items()}
-    for other in ranks.everyone(found):  # the same on every rank, to the bit
+    for other in distributed.all_gather_object(found):  # the same on every rank, to the bit
         assert all(torch.equal(value, other[name]) for name, value in found.items())
-    if ranks.rank() == 0:
+    if distributed.rank() == 0:
         save_file({name: value.contiguous().clone() for name, value in found.items()}, sys.argv[1])
     dist.destroy_process_group()

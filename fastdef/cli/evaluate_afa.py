@@ -1,0 +1,112 @@
+"""``fastdef strengths``: models under white-box attacks of every strength, side by side."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fastdef import distributed
+from fastdef.checkpoint import load_for
+from fastdef.cli._shared import DEFAULT_DEVICE, Data, Device, Download, Limit, Root, check_device
+from fastdef.data import load_dataset
+from fastdef.evaluation import Strengths, draw_strengths, evaluate_strengths, rounds
+from fastdef.io import atomic_write
+
+
+def evaluate_afa(
+    models: Annotated[list[Path], typer.Argument(help="model files: plain, of stage I, or AFA")],
+    data: Data,
+    root: Root = None,
+    download: Download = False,
+    split: Annotated[str, typer.Option(help="train, fit, validation, test or all")] = "test",
+    limit: Limit = None,
+    eps: Annotated[str, typer.Option(help="strengths, in 255ths")] = "0,1,2,4,8",
+    steps: Annotated[int, typer.Option(min=1, help="of PGD")] = 20,
+    layer: Annotated[str, typer.Option(help="whose channels are followed over the strengths")] = "block1",
+    batch_size: Annotated[int, typer.Option(min=1)] = 256,
+    device: Device = DEFAULT_DEVICE,
+    seed: Annotated[int, typer.Option(min=0, help="of the random starts")] = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
+    figure: Annotated[Path | None, typer.Option(help="write a PNG here")] = None,
+) -> None:
+    """Accuracy at each strength, and their mean; FGSM, C&W and the adaptive attack at the strongest."""
+    place = check_device(device)
+    values = _parse(eps)
+    dataset = load_dataset(data, split, root=root, download=download)
+    dataset = (dataset if limit is None else dataset.take(limit)).to(place)
+    loaded = {_name(path): load_for(path, dataset, device=place, parts=True) for path in models}
+    if len(loaded) < len(models):
+        raise ValueError("strengths needs models whose names, or folders' names, differ")
+    found: dict[str, Strengths] = {}
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        for name, checkpoint in loaded.items():
+            task = bar.add_task(name, total=len(dataset) * rounds(checkpoint.model, strengths=values))
+            found[name] = evaluate_strengths(
+                checkpoint.model,
+                dataset,
+                strengths=values,
+                steps=steps,
+                layer=layer,
+                batch_size=batch_size,
+                seed=seed,
+                progress=lambda images, task=task: bar.advance(task, images),  # type: ignore[misc]
+            )
+    title = f"{dataset.name} {dataset.split}, {len(dataset)} images; white-box PGD-{steps}"
+    console = Console()
+    console.print(_table(found, title))
+    for name, one in found.items():
+        for attack, accuracy in one.strongest.items():
+            console.print(f"{name}, eps {max(values) * 255:g}/255, {attack}: {accuracy}", highlight=False)
+    if json_file is not None and distributed.rank() == 0:
+        with atomic_write(json_file) as temporary:
+            temporary.write_text(
+                json.dumps(_record(found, dataset.name, dataset.split, len(dataset), place), indent=1) + "\n"
+            )
+    if figure is not None and distributed.rank() == 0:
+        draw_strengths(found, figure, title=title)
+
+
+def _parse(text: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) / 255 for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or not all(0 <= value <= 1 for value in values):
+        raise ValueError(f"--eps needs strengths from 0 to 255 separated by commas, such as 0,1,2,4,8, got {text!r}")
+    return values
+
+
+def _name(path: Path) -> str:
+    """The file's name, or the folder's where the file is called as the training commands call theirs."""
+    return path.stem if path.stem != "model" else path.resolve().parent.name
+
+
+def _table(found: dict[str, Strengths], title: str) -> Table:
+    table = Table(title=title)
+    table.add_column("model")
+    for value in next(iter(found.values())).strengths:
+        table.add_column(f"eps {value * 255:g}", justify="right")
+    table.add_column("mean", justify="right")
+    for name, one in found.items():
+        for row, accuracies in one.rows.items():
+            told = name if len(one.rows) == 1 else f"{name}: {row}"
+            table.add_row(told, *(f"{a.value:.1%}" for a in accuracies), f"{one.mean(row):.1%}")
+        if any(shift.w1 is not None for shift in one.shifts):
+            table.add_row(f"{name}: mean W1", *(f"{shift.w1[0]:.3f}" for shift in one.shifts if shift.w1), "")
+    return table
+
+
+def _record(found: dict[str, Strengths], data: str, split: str, images: int, device: torch.device) -> dict[str, Any]:
+    return {
+        "data": f"{data} {split}",
+        "images": images,
+        "device": str(device),
+        "torch": torch.__version__,
+        "models": {name: one.to_json() for name, one in found.items()},
+    }

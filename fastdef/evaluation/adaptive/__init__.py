@@ -1,0 +1,10 @@
+"""What a defense is worth against attackers who know it: rows of attacks, and the lowest mean as the headline."""
+
+from fastdef.evaluation.adaptive.budget import BUDGETS as BUDGETS
+from fastdef.evaluation.adaptive.budget import Budget as Budget
+from fastdef.evaluation.adaptive.report import write_report as write_report
+from fastdef.evaluation.adaptive.results import AdaptiveResults as AdaptiveResults
+from fastdef.evaluation.adaptive.suite import Progress as Progress
+from fastdef.evaluation.adaptive.suite import honest as honest
+from fastdef.evaluation.adaptive.target import Answers as Answers
+from fastdef.evaluation.adaptive.target import Target as Target

@@ -1,0 +1,194 @@
+"""What a suite found: its lines, the checks on itself, and the headline."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from torch import Tensor
+
+from fastdef.evaluation.adaptive.attack_case import AttackCase, NotRun
+from fastdef.evaluation.adaptive.rows import sanity
+from fastdef.evaluation.adaptive.rows.static import STATIC
+from fastdef.evaluation.adaptive.rows.transfer import PGD
+from fastdef.evaluation.adaptive.score import Score
+
+_HUGE_LEAVES = 0.05  # what may stand at eps = 64/255
+_PLANTED_MISSED = 0.1  # share of planted examples that an attack may miss
+_SLACK = 0.05  # by which the loss may fall from fewer to more iterations
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table.
+
+    Attributes:
+        case: what was done.
+        score: what it came to; None where nothing could be judged.
+        crafting: seconds an image, for the attack.
+        judging: seconds an image, for all its answers.
+        examples: (K, C, H, W) the attacked images that are answered right least often.
+        places: theirs in the data set.
+        steps: of the defense, of every answer.
+    """
+
+    case: AttackCase
+    score: Score | None
+    crafting: float
+    judging: float
+    examples: Tensor
+    places: list[int]
+    steps: list[int]
+
+    @property
+    def label(self) -> str:
+        """Row and name."""
+        return f"{self.case.row} {self.case.name}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Every figure, by name; eps in 255ths."""
+        return {
+            "row": self.case.row,
+            "name": self.case.name,
+            "eps": round(self.case.eps * 255, 6),
+            "counts": self.case.counts,
+            **({} if self.score is None else self.score.to_json()),
+            "seconds_to_attack_an_image": self.crafting,
+            "seconds_to_answer_an_image": self.judging / self.case.redraws,
+            "settings": self.case.settings,
+        }
+
+
+@dataclass(frozen=True)
+class Check:
+    """Something that must hold for the rest to mean anything.
+
+    Attributes:
+        name: what.
+        passed: whether it does.
+        told: what was found.
+    """
+
+    name: str
+    passed: bool
+    told: str
+
+
+@dataclass(frozen=True)
+class AdaptiveResults:
+    """What ``honest`` found.
+
+    Attributes:
+        lines: of the table.
+        not_run: cases that there are not for this target, and why.
+        settings: all that the accuracies depend on.
+        random: whether the target draws noise.
+    """
+
+    lines: list[Line]
+    not_run: list[NotRun]
+    settings: dict[str, Any]
+    random: bool
+
+    @property
+    def headline(self) -> Line | None:
+        """The line with the lowest mean, of the attacks within eps on what is deployed."""
+        counted = [line for line in self.lines if line.case.counts and line.score is not None]
+        return min(counted, key=lambda line: line.score.mean if line.score else 1.0, default=None)
+
+    def line(self, row: int, name: str) -> Line | None:
+        """A line that was judged, by its row and name."""
+        return next((n for n in self.lines if n.case.row == row and n.case.name == name and n.score), None)
+
+    @property
+    def sentence(self) -> str:
+        """What the strongest attacker achieves, in words."""
+        line = self.headline
+        if line is None or line.score is None:
+            return "No attack within eps was run: nothing can be said of what this is worth."
+        low, high = line.score.interval
+        eps = line.case.eps * 255
+        said = (
+            f"An attacker with row {line.case.row}'s {line.case.name} leaves {line.score.mean:.1%} of the images "
+            f"answered right within eps {eps:g}/255 ({line.score.count} images, 95 % interval {low:.1%} to {high:.1%})."
+        )
+        clean, naive, static = self.line(0, sanity.CLEAN), self.line(2, PGD), self.line(1, STATIC)
+        if clean is not None and clean.score is not None:
+            said += f" Clean images: {clean.score.mean:.1%}."
+        if naive is not None and naive.score is not None:
+            said += f" An attacker who does not know of the defense leaves {naive.score.mean:.1%}."
+        if static is not None and static.score is not None:
+            said += f" Without the defense AutoAttack leaves {static.score.mean:.1%}."
+        return said
+
+    @property
+    def checks(self) -> list[Check]:
+        """The suite's checks on itself, of those rows that were run."""
+        found = [self._huge(), self._noise(), self._rising(), self._planted()]
+        return [check for check in found if check is not None]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check holds; where one does not, the headline is an upper bound at best."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def dtype(self) -> str:
+        """Of the convolutions in the defense's loop; everything else is float32."""
+        defense = self.settings["defense"]
+        return "float32" if defense is None else str(defense["dtype"])
+
+    def lines_json(self) -> list[dict[str, Any]]:
+        """Every line with what it was made with."""
+        made = {"seed": self.settings["seed"], "device": self.settings["device"], "dtype": self.dtype}
+        return [{**line.to_json(), **made} for line in self.lines]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, JSON-able."""
+        headline = self.headline
+        return {
+            "headline": None if headline is None or headline.score is None else headline.score.mean,
+            "headline_of": None if headline is None else headline.label,
+            "sentence": self.sentence,
+            "passed": self.passed,
+            "checks": [check.__dict__ for check in self.checks],
+            "lines": self.lines_json(),
+            "not_run": [case.__dict__ for case in self.not_run],
+            "settings": self.settings,
+        }
+
+    def _huge(self) -> Check | None:
+        line = self.line(0, sanity.HUGE)
+        if line is None or line.score is None:
+            return None
+        return Check(
+            "nothing stands at eps 64/255",
+            line.score.mean <= _HUGE_LEAVES,
+            f"{line.score.mean:.1%} answered right, at most {_HUGE_LEAVES:.0%} may be",
+        )
+
+    def _noise(self) -> Check | None:
+        line, headline = self.line(0, sanity.NOISE), self.headline
+        if line is None or line.score is None or headline is None or headline.score is None:
+            return None
+        return Check(
+            "attacks do more than random noise",
+            headline.score.mean <= line.score.mean,
+            f"noise leaves {line.score.mean:.1%}, the strongest attack {headline.score.mean:.1%}",
+        )
+
+    def _rising(self) -> Check | None:
+        curve = [n for n in self.lines if n.case.name.startswith(f"{sanity.CURVE} iterations") and n.score]
+        losses = [line.score.loss for line in curve if line.score]
+        if len(losses) < 2:
+            return None
+        rises = all(after >= before * (1 - _SLACK) for before, after in pairwise(losses))
+        return Check("the loss rises with the iterations", rises, ", ".join(f"{loss:.2f}" for loss in losses))
+
+    def _planted(self) -> Check | None:
+        line = next((n for n in self.lines if n.case.row == 0 and n.case.name == sanity.PLANTED), None)
+        if line is None:
+            return None
+        if line.score is None:
+            return Check("planted adversarial examples are found", False, "none could be planted")
+        told = f"{1 - line.score.mean:.1%} of {line.score.count} found, {1 - _PLANTED_MISSED:.0%} needed"
+        return Check("planted adversarial examples are found", line.score.mean <= _PLANTED_MISSED, told)

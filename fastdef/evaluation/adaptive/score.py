@@ -1,0 +1,108 @@
+"""Judging: what a random defense answers to the same images, many times."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdef.evaluation.accuracy import Accuracy
+from fastdef.evaluation.adaptive.attack_case import Batch, Judge, Predictions
+from fastdef.evaluation.adaptive.noise_seeds import SeedStream, noise_seeds
+from fastdef.evaluation.adaptive.target import Target
+
+
+def by_label(target: Target) -> Judge:
+    """Whoever answers the label is right; every image is answered R times, with noise that no attacker has seen."""
+
+    def judge(batch: Batch, images: Tensor, redraws: int, stream: SeedStream) -> Predictions:
+        answers = target.answer(images.repeat_interleave(redraws, 0), noise_seeds(batch.ids, range(redraws), stream))
+        owners = batch.labels.repeat_interleave(redraws)
+        loss = torch.nn.functional.cross_entropy(answers.logits.float(), owners, reduction="none")
+        shape = (len(images), redraws)
+        return Predictions(
+            right=(answers.logits.argmax(1) == owners).cpu().view(shape),
+            steps=answers.steps.int().view(shape),
+            capped=answers.capped.view(shape),
+            loss=loss.view(shape).mean(1).cpu(),
+        )
+
+    return judge
+
+
+def lowest(judge: Judge, batch: Batch, candidates: Sequence[Tensor], *, redraws: int) -> Tensor:
+    """Of several candidates for each image, the one that is answered right least often.
+
+    They are chosen by draws of their own: the least of several means, judged by the draws that chose it, would be too
+    low by chance.
+    """
+    best = candidates[0]
+    if len(candidates) == 1:
+        return best
+    least: Tensor | None = None
+    for candidate in candidates:
+        verdict = judge(batch, candidate, redraws, SeedStream.CHOICE)
+        rank = torch.stack([verdict.right.float().mean(1), -verdict.loss], 1)
+        if least is None:
+            least = rank
+            continue
+        lower = (rank[:, 0] < least[:, 0]) | ((rank[:, 0] == least[:, 0]) & (rank[:, 1] < least[:, 1]))
+        least = torch.where(lower[:, None], rank, least)
+        best = torch.where(lower.to(best.device)[:, None, None, None], candidate, best)
+    return best
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a case came to.
+
+    Attributes:
+        count: N, images.
+        redraws: R.
+        mean: accuracy, over images and redraws.
+        deviation: of the accuracy from one redraw to the next; None where nothing is random.
+        interval: Wilson's 95 % interval of the mean, with N answers: redraws of an image are not independent.
+        worst: images that every redraw answered right: an attacker who may try R times.
+        one_shot: accuracy of the first redraw, AutoAttack's way to count.
+        loss: mean cross-entropy.
+        steps_median: of the defense.
+        steps_most: of the defense.
+        capped: answers that the cap cut off.
+    """
+
+    count: int
+    redraws: int
+    mean: float
+    deviation: float | None
+    interval: tuple[float, float]
+    worst: float
+    one_shot: float
+    loss: float
+    steps_median: int
+    steps_most: int
+    capped: int
+
+    @classmethod
+    def of(cls, verdict: Predictions) -> "Score":
+        """Count the answers."""
+        right = verdict.right.double()
+        count, redraws = right.shape
+        each = right.mean(0)
+        return cls(
+            count=count,
+            redraws=redraws,
+            mean=float(right.mean()),
+            deviation=float(each.std()) if redraws > 1 else None,
+            interval=Accuracy(round(float(right.mean()) * count), count).interval,
+            worst=float(verdict.right.all(1).double().mean()),
+            one_shot=float(each[0]),
+            loss=float(verdict.loss.double().mean()),
+            steps_median=int(verdict.steps.flatten().median()),
+            steps_most=int(verdict.steps.max()),
+            capped=int(verdict.capped.sum()),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Every figure, by name."""
+        return {**self.__dict__, "interval": list(self.interval)}

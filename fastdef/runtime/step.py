@@ -1,0 +1,73 @@
+"""The masked step: one step of Algorithm 1 for a batch of slots, traced and compiled."""
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from fastdef.runtime.solvers import Solver
+from fastdef.runtime.trace import TracedStep
+
+# images, steps, limits, delta -> images, steps, loss, running
+Step = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
+
+
+class MaskedStep(nn.Module):
+    """One step of Algorithm 1 for every slot that still needs it; the others do not move.
+
+    The mask is computed on the device in every step, so how often the host looks at it never changes a result.
+    """
+
+    def __init__(self, step: TracedStep, solver: Solver, *, clamp: bool) -> None:
+        super().__init__()
+        self.step = step
+        self.solver = solver
+        self.clamp = clamp
+
+    def forward(
+        self, images: Tensor, steps: Tensor, limits: Tensor, delta: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Advance each slot by one step.
+
+        Args:
+            images: (S, C, H, W) float32.
+            steps: (S,) int32 steps done.
+            limits: (S,) int32 steps allowed; 0 in an empty slot.
+            delta: () float32 threshold.
+
+        Returns:
+            images and steps after the step; loss *before* it, (S,) float32; and running, (S,) bool: those that moved.
+        """
+        loss, direction = self.step(images)
+        running = (loss > delta) & (steps < limits)
+        moved = images - direction * self.solver.stride(loss, direction, delta=delta, features=self.step.features)
+        if self.clamp:
+            moved = moved.clamp(0, 1)
+        return torch.where(running[:, None, None, None], moved, images), steps + running, loss, running
+
+
+def compiled(step: MaskedStep, images: Tensor) -> Step:
+    """``step`` through torch.compile, as one graph of static shapes, those of ``images``.
+
+    On a machine that cannot compile (no C++ compiler, no Triton) it stays as it is, and one warning says so.
+    """
+    # Traced first: Dynamo counts recompilations by code object, and a graph module brings one of its own.
+    state = empty_state(images)
+    graph = make_fx(step)(*state)
+    fast = torch.compile(graph, fullgraph=True, dynamic=False)
+    try:
+        with torch.no_grad():
+            fast(*state)
+    except torch._dynamo.exc.BackendCompilerFailed as error:
+        reason = next(iter(str(error.inner_exception).strip().splitlines()), type(error.inner_exception).__name__)
+        warnings.warn(f"torch.compile does not work here, so the defense runs uncompiled: {reason}", stacklevel=2)
+        return step
+    return fast
+
+
+def empty_state(images: Tensor, layout: torch.memory_format = torch.channels_last) -> tuple[Tensor, ...]:
+    """What a step takes for a batch like ``images`` with nothing in it: images, steps, limits and delta."""
+    counts = torch.zeros(len(images), dtype=torch.int32, device=images.device)
+    return torch.zeros_like(images, memory_format=layout), counts, counts.clone(), images.new_zeros(())

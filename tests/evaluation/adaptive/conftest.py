@@ -1,0 +1,68 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+import fastdef
+from fastdef.assets import ASSETS
+from fastdef.data import Dataset, load_dataset
+from fastdef.evaluation.adaptive import BUDGETS
+from fastdef.nn import build, parse_architecture
+
+CLASSES = tuple("abcdefghij")
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A budget of seconds."""
+    smoke = BUDGETS["smoke"]
+    effort = replace(smoke.autoattack, iterations=2, targets=1, queries=4, eot=2)
+    return replace(
+        smoke,
+        images=6,
+        redraws=3,
+        rescored=4,
+        eot=2,
+        iterations=2,
+        depths=(2,),
+        along=2,
+        unrolled=(2,),
+        unrolled_iterations=1,
+        queries=4,
+        autoattack=effort,
+        curve_eps=(4,),
+        curve_iterations=(1, 2),
+        batch=4,
+    )
+
+
+@pytest.fixture(scope="session")
+def dataset():
+    pixels = torch.randint(0, 256, (8, 1, 12, 12), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    return Dataset(pixels, torch.arange(8) % 10, CLASSES, "made", "test")
+
+
+@pytest.fixture(scope="session")
+def model():
+    torch.manual_seed(0)
+    model = build(parse_architecture("wrn-10-1", in_channels=1))
+    model(torch.rand(16, 1, 12, 12))
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def defense(model):
+    defense = fastdef.ActiveDefense(model, beta=3.0, max_steps=6, compile=False)
+    defense.calibrate(torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(0)), ratio=1.0)
+    return defense
+
+
+@pytest.fixture(scope="session")
+def shipped():
+    """The shipped classifier without its defense, which falls to any attack."""
+    return fastdef.load(ASSETS / "smoothing.safetensors").model.eval()
+
+
+@pytest.fixture(scope="session")
+def fashion():
+    return load_dataset("fashion-mnist", "test", root=ASSETS)

@@ -1,0 +1,62 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastdef.data import write_idx
+from reproduce import afa, smoothing
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    generator = torch.Generator().manual_seed(0)
+    for split, count in (("train", 160), ("test", 20)):
+        images = torch.randint(0, 256, (count, 1, 28, 28), generator=generator).to(torch.uint8)
+        write_idx(root, split, images, torch.arange(count) % 10)
+    return root
+
+
+def reproduce(root, out, *arguments):
+    command = [sys.executable, "-m", "reproduce", *arguments, "--data", "fashion-mnist", "--root", str(root)]
+    command += ["--architecture", "wrn-10-1", "--epochs", "1", "--train-limit", "160", "--limit", "2"]
+    return subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, cwd=REPOSITORY)
+
+
+def test_no_two_stages_share_a_name():
+    plans = {
+        f"{module.TITLE}, {name}": module.stages(plan, Path("o"))
+        for module in (smoothing, afa)
+        for name, plan in module.PRESETS.items()
+    }
+
+    for stages in plans.values():
+        names = [stage.name for stage in stages]
+        assert len(set(names)) == len(names)
+
+
+@pytest.mark.slow
+def test_the_smoothing_paper_is_gone_through_to_its_table(root, tmp_path):
+    ended = reproduce(root, tmp_path, "smoothing", "--budget", "smoke")
+
+    assert ended.returncode == 0, ended.stderr
+    table = (tmp_path / "table.md").read_text()
+    assert table.count("| Tables 1, 2 |") == 18
+    assert table.count("| Table 3 |") == 10
+    assert "honest headline" in table
+    assert (tmp_path / "figures-2-3.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_the_afa_paper_is_gone_through_to_its_table(root, tmp_path):
+    ended = reproduce(root, tmp_path, "afa", "--surrogate", "resnet-50-2")
+
+    assert ended.returncode == 0, ended.stderr
+    table = (tmp_path / "table.md").read_text()
+    assert table.count("| Table 1 |") == 12
+    assert "images of the surrogate" in table
+    assert (tmp_path / "figures-3-6.png").is_file()

@@ -1,0 +1,197 @@
+"""The README's tables, written from the results that are committed beside it.
+
+    python -m tools.readme
+
+Between ``<!-- table NAME -->`` and ``<!-- end -->`` stands what the function NAME below makes of the files in
+``benchmarks/results``; a test holds the README to it.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from fastdef.io import atomic_write
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+CPU = ROOT / "benchmarks" / "results" / "cpu-2-cores"
+_MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def honest() -> str:
+    """The lowest line of each row, the paper's own adaptive attack, and AutoAttack's as published."""
+    report = _read("honest-smoothing/report.json")
+    lines = report["lines"]
+
+    def lowest(what: str, chosen: Iterable[dict[str, Any]]) -> list[str]:
+        line = min(chosen, key=lambda line: line["mean"])
+        low, high = (f"{100 * end:.0f}" for end in line["interval"])
+        name = f"{line['row']}: {what.format(line['name'])}" if line["row"] else what
+        mark = "**" if report["headline_of"] == f"{line['row']} {line['name']}" else ""
+        percent = f"{mark}{line['mean']:.1%}{mark}"
+        return [f"{mark}{name}{mark}", str(line["count"]), percent, f"{low} to {high}", f"{line['worst']:.1%}"]
+
+    def of(row: int, name: str = "") -> list[dict[str, Any]]:
+        return [line for line in lines if line["row"] == row and name in line["name"]]
+
+    rows = [
+        lowest("clean", of(0, "clean")),
+        lowest("{}", of(1)),
+        lowest("{}: an attacker who does not know", of(2, "PGD on the model without")),
+        lowest("AutoAttack on the same", of(2, "AutoAttack on the same")),
+        lowest("{}", of(2, "surrogate")),
+        lowest("{}", of(3)),
+        lowest("{}", of(4)),
+        lowest("the paper's adaptive attack, the lowest of ten lambdas", of(5, "max(L_F, delta)")),
+        lowest("{}", of(5, "exit early")),
+        *(lowest("{}", [line]) for line in of(6)),
+        *(lowest("{}", [line]) for line in of(7)),
+    ]
+    heads = ["the shipped Active Defense, WRN-10-2", "images", "answered right", "95 %", "by every redraw"]
+    return _table(heads, rows)
+
+
+def strengths() -> str:
+    """Accuracy by eps, of the baselines and of AFA whole and in parts."""
+    models = _read("strengths.json")["models"]
+    chosen = {
+        "standard": ("standard", "model"),
+        "PGD-AT at 8/255": ("pgd-at", "model"),
+        "AFA on PGD-AT, whole": ("afa", "AFA"),
+        "its branch 0 alone": ("afa", "branch 0 (W0 = 1)"),
+        "its branch K - 1 alone": ("afa", "branch K-1 (W0 = 0)"),
+        "a fixed even blend of the two": ("afa", "blend (W0 = 0.5)"),
+    }
+    eps = models["afa"]["eps"]
+    rows = []
+    for name, (model, part) in chosen.items():
+        found = models[model]["rows"][part]
+        accuracies = [entry["value"] for entry in found["by_eps"]] + [found["mean"]]
+        rows.append([name, *(f"{100 * value:.1f}" for value in accuracies)])
+    return _table(["model", f"eps {eps[0]:g}", *(f"{value:g}" for value in eps[1:]), "mean"], rows)
+
+
+def training() -> str:
+    """A step of AFA's stage I."""
+    contenders = _read("training.json")["contenders"]
+    rows = [
+        [name, f"{found['images_per_second']:.1f}", f"{found['over_plain']:.1f}"] for name, found in contenders.items()
+    ]
+    return _table(["", "images/s", "x plain"], rows)
+
+
+def engine() -> str:
+    """Latency of every engine by batch."""
+    engines = _read("engine.json")["engines"]
+    rows = []
+    for name, found in engines.items():
+        by_batch = found["batches"]
+        times = [f"{1e3 * batch['p50']:.0f} / {1e3 * batch['p99']:.0f} ms" for batch in by_batch.values()]
+        rows.append([name, *times, f"{by_batch['64']['images_per_second']:.1f}"])
+    heads = ["the shipped WRN-10-2, two CPU cores", "batch 1, p50 / p99", "batch 8", "batch 64", "images/s at 64"]
+    return _table(heads, rows)
+
+
+def defense() -> str:
+    """The waterfall from the naive loop."""
+    contenders = _read("defense-wrn-16-4.json")["contenders"]
+    rows = [
+        [
+            name.replace("_", " "),
+            f"{found['images_per_second']:.1f}",
+            f"{found['ratio_to_naive']:.1f}",
+            f"{found['useful_share']:.0%}",
+        ]
+        for name, found in contenders.items()
+    ]
+    return _table(["WRN-16-4, 256 CIFAR-10 (JPEG) images, slots of 64", "images/s", "x naive", "useful steps"], rows)
+
+
+def solvers() -> str:
+    """The paper's descent beside ours."""
+    rows = []
+    for name, found in _read("solvers.json")["solvers"].items():
+        clean, attacked = found["clean"], found["attacked"]
+        steps = f"{clean['steps_mean']:.1f}, {clean['steps_max']}"
+        rms = f"{clean['distance']['rms']:.3f}"
+        accuracies = [f"{part['accuracy']:.1%}" for part in (clean, attacked)]
+        rows.append([name, *accuracies, steps, rms, f"{clean['images_per_second']:.0f}"])
+    return _table(["solver", "clean", "attacked", "steps on clean ones, mean and most", "pixel rms", "images/s"], rows)
+
+
+def agreement() -> str:
+    """How far single precision takes each program from the truth, and from the naive loop."""
+    subjects = _read("agreement.json")["subjects"]
+    chosen = {
+        "the naive loop, batches of 64": "naive, batches of 64",
+        "the naive loop, batches of 1": "naive, batches of 1",
+        "ours, 64 slots": "ours, compiled, 64 slots",
+        "ours, 1 slot": "ours, compiled, 1 slots",
+        "ours in double precision": "ours, eager, 64 slots, float64",
+    }
+    rows = []
+    for name, program in chosen.items():
+        found = [subject["programs"][program][other] for subject in subjects.values() for other in ("truth", "naive")]
+        rows.append([name, *(f"{one['steps_equal']:.0%} / {one['within']:.0%}" for one in found)])
+    heads = [f"{name.split(',')[0]}, against the {other}" for name in subjects for other in ("truth", "naive loop")]
+    return _table(["steps equal / images within 1e-5", *heads], rows)
+
+
+def sweep() -> str:
+    """The shipped model and its twins: the defense beside noise alone, and beside a blur of the same distance."""
+    points = _read("sweep-smoothing/points.json")
+    chosen = {
+        "shipped": {
+            "undefended": "undefended",
+            "noise alone": "noise",
+            "a blur that changes as much": "blur",
+            "**Active Defense**": "defended",
+        },
+        "shipped, standard": {
+            "trained without the loss: noise alone": "noise",
+            "trained without the loss: Active Defense": "defended",
+        },
+        "shipped, normalized": {
+            "`--features normalized`: noise alone": "noise",
+            "the same: Active Defense": "defended",
+        },
+    }
+    rows = [
+        [name, *(f"{points[point]['rows'][row][images]['mean']:.1%}" for images in ("clean", "PGD-20", "aware"))]
+        for point, names in chosen.items()
+        for name, row in names.items()
+    ]
+    return _table(["WRN-10-2, all of Fashion-MNIST, 10 epochs", "clean", "does not know: PGD-20", "knows"], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    table.__name__: table for table in (honest, strengths, training, engine, defense, solvers, agreement, sweep)
+}
+
+
+def filled(text: str) -> str:
+    """``text`` with every marked table anew.
+
+    Raises:
+        ValueError: if a table has no place in it, or a place no table.
+    """
+    places = [match[2] for match in _MARKED.finditer(text)]
+    if sorted(places) != sorted(TABLES):
+        raise ValueError(f"the README needs one place for each of {', '.join(TABLES)}, got {', '.join(places)}")
+    return _MARKED.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}{match[3]}", text)
+
+
+def _read(name: str) -> Any:
+    return json.loads((CPU / name).read_text())
+
+
+def _table(heads: list[str], rows: list[list[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+if __name__ == "__main__":
+    with atomic_write(README) as temporary:
+        temporary.write_text(filled(README.read_text()))
