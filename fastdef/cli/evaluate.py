@@ -56,7 +56,7 @@ def evaluate(
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(help="of the honest suite: smoke, standard or full", show_default=evaluate_adaptive.BUDGET),
+        typer.Option(help="of the honest suite: smoke, quick, standard or full", show_default=evaluate_adaptive.BUDGET),
     ] = None,
     rows: Annotated[str | None, typer.Option(help="of the honest suite", show_default=evaluate_adaptive.ROWS)] = None,
     surrogate: Annotated[

@@ -126,7 +126,7 @@ def test_refusals_of_the_honest_suite_are_one_line(refuse, model_file, data, tmp
     arguments = ["evaluate", model_file, *data, "--suite", "honest"]
 
     assert "--suite needs static or honest, got 'brave'" in refuse(*arguments[:-1], "brave")
-    assert "--budget needs one of smoke, standard, full" in refuse(*arguments, "--budget", "vast")
+    assert "--budget needs one of smoke, quick, standard, full" in refuse(*arguments, "--budget", "vast")
     assert "--eps needs a radius in 255ths, from 0 to 255, got -8" in refuse(*arguments, "--eps", "-8")
     assert "--rows needs numbers from 0 to 7" in refuse(*arguments, "--rows", "a")
     assert "rows from 0 to 7" in refuse(*arguments, "--rows", "9")

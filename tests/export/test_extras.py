@@ -2,7 +2,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from fastdef import _check
+from fastdef import _validate
 from fastdef.export.files import export_onnx
 from fastdef.export.sessions import OnnxSession
 
@@ -16,7 +16,7 @@ from fastdef.export.sessions import OnnxSession
     ],
 )
 def test_a_missing_package_is_named_with_what_brings_it(monkeypatch, checkpoint, tmp_path, missing, work):
-    monkeypatch.setattr(_check, "find_spec", lambda name: None if name == missing else find_spec(name))
+    monkeypatch.setattr(_validate, "find_spec", lambda name: None if name == missing else find_spec(name))
 
     with pytest.raises(ValueError, match=rf"an export needs {missing}: pip install 'fastdef\[export\]'"):
         work(checkpoint, tmp_path)

@@ -95,6 +95,20 @@ SMOKE = Budget(
     batch=16,
     compile=False,
 )
+QUICK = replace(  # minutes on a GPU, with images enough for an interval
+    SMOKE,
+    name="quick",
+    images=256,
+    heavy=0.25,
+    redraws=10,
+    eot=8,
+    iterations=20,
+    patience=4,
+    depths=(5, 10),
+    autoattack=AutoAttackEffort(iterations=20, targets=3, queries=500, eot=5),
+    batch=256,
+    compile=True,
+)
 STANDARD = Budget(
     name="standard",
     images=1000,
@@ -131,4 +145,4 @@ FULL = replace(
     curve_eps=(1, 2, 4, 12, 16, 32),
     batch=250,
 )
-BUDGETS = {budget.name: budget for budget in (SMOKE, STANDARD, FULL)}
+BUDGETS = {budget.name: budget for budget in (SMOKE, QUICK, STANDARD, FULL)}
