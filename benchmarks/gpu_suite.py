@@ -40,7 +40,7 @@ def _module(out: Path, name: str, file: str, *options: str) -> list[str]:
 def _benchmarks(out: Path) -> dict[str, list[str]]:
     many = ("bench", "defense", "--batch", "128", "--half", "float16")
     wide = (*many, "--count", "256", "--turns", "2", "--architecture", "wrn-28-10", "--ratio", "0.92", "--beta", "160")
-    tests = "-q --numprocesses 8 -m gpu -p no:cacheprovider -o filterwarnings=default".split()
+    tests = ["-q", "--numprocesses", "8", "-m", "gpu", "-p", "no:cacheprovider", "-o", "filterwarnings=default"]
     return {
         "tests": [PYTHON, "-m", "pytest", *tests],
         "ceilings": _module(out, "benchmarks.bench_ceilings", "ceilings"),

@@ -24,10 +24,32 @@ from fastdef.kernels import configurations, reference
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 PAYS = 0.97  # of the default's time
+DEFAULTS = {
+    "whole": configurations.Whole,
+    "smoothing": configurations.Smoothing,
+    "afa_fuse": configurations.AfaFuse,
+}
+
+
+def tune_whole(shape: tuple[int, ...], dtype: torch.dtype, device: str, candidates: list[Any]) -> dict[str, Any]:
+    """Times of loss and field by candidate, where a program takes a sample whole."""
+    return _tune_smoothing("whole", configurations.WHOLE, shape, dtype, device, candidates)
 
 
 def tune_smoothing(shape: tuple[int, ...], dtype: torch.dtype, device: str, candidates: list[Any]) -> dict[str, Any]:
-    """Times of loss and field by candidate."""
+    """The same where a sample is split over programs: 64 samples at most, which no GPU takes whole."""
+    few = (min(64, shape[0]), *shape[1:])
+    return _tune_smoothing("smoothing", configurations.SMOOTHING, few, dtype, device, candidates)
+
+
+def _tune_smoothing(
+    name: str,
+    chosen: dict[Any, Any],
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: str,
+    candidates: list[Any],
+) -> dict[str, Any]:
     from fastdef.kernels import smoothing
 
     features = torch.randn(shape, device=device).to(dtype).flatten(1)
@@ -39,10 +61,8 @@ def tune_smoothing(shape: tuple[int, ...], dtype: torch.dtype, device: str, cand
         # The mean is a sum in another order: a value beside it may fall on its other side.
         assert float((found[1] != expected[1]).double().mean()) < 1e-3
 
-    times = _times(
-        configurations.SMOOTHING, key, candidates, lambda: smoothing.forward_with_field(features), check, device
-    )
-    return {"kernel": "smoothing", "key": [key[0], str(dtype)], "shape": list(shape), "candidates": times}
+    times = _times(chosen, key, candidates, lambda: smoothing.forward_with_field(features), check, device)
+    return {"kernel": name, "key": [key[0], str(dtype)], "shape": list(shape), "candidates": times}
 
 
 def tune_afa_fuse(shape: tuple[int, ...], dtype: torch.dtype, device: str, candidates: list[Any]) -> dict[str, Any]:
@@ -102,7 +122,7 @@ def _instead(chosen: dict[Any, Any], key: Any, candidate: Any) -> Iterator[None]
 
 def entry(found: dict[str, Any]) -> str | None:
     """The line for the list, where one pays."""
-    default = {"smoothing": configurations.Smoothing, "afa_fuse": configurations.AfaFuse}[found["kernel"]]()
+    default = DEFAULTS[found["kernel"]]()
     best = min(found["candidates"], key=found["candidates"].get)
     if found["candidates"][best] > PAYS * found["candidates"][repr(default)]:
         return None
@@ -112,6 +132,8 @@ def entry(found: dict[str, Any]) -> str | None:
 def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
     batch: Annotated[int, typer.Option(min=1)] = 512,
+    only: Annotated[list[str] | None, typer.Option(help="names of kernels; all if not given")] = None,
+    dtype: Annotated[list[str] | None, typer.Option(help="bfloat16, float16 or float32; all if not given")] = None,
     small: Annotated[
         bool, typer.Option("--small", help="a rehearsal, in the interpreter where there is no GPU")
     ] = False,
@@ -123,14 +145,18 @@ def main(
     if device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
     shapes, dtypes = ([(8, 6, 6)], DTYPES[-1:]) if small else (SHAPES, DTYPES)
+    dtypes = tuple(getattr(torch, name) for name in dtype) if dtype else dtypes
     rows = []
-    for name, tune in (("smoothing", tune_smoothing), ("afa_fuse", tune_afa_fuse)):
+    tunes = {"whole": tune_whole, "smoothing": tune_smoothing, "afa_fuse": tune_afa_fuse}
+    for name, tune in tunes.items():
+        if only is not None and name not in only:
+            continue
         candidates = configurations.CANDIDATES[name]
         for shape in shapes:
-            for dtype in dtypes:
-                found = tune((2 if small else batch, *shape), dtype, device, candidates)
+            for kind in dtypes:
+                found = tune((5 if small else batch, *shape), kind, device, candidates)
                 line = entry(found)
-                print(f"{name} {shape} {str(dtype)[6:]}: {line or 'the default'}", flush=True)
+                print(f"{name} {shape} {str(kind)[6:]}: {line or 'the default'}", flush=True)
                 rows.append({**found, "entry": line})
     if json_file is not None:
         json_file.write_text(json.dumps({"machine": machine(torch.device(device)), "rows": rows}, indent=1) + "\n")

@@ -22,7 +22,8 @@ LAYOUTS = {
     "samples apart": lambda f: f.repeat_interleave(2, dim=0)[::2],
 }
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
-SHAPES = [(2, 3, 5, 4), (2, 3, 1, 4), (1, 1, 1, 1), (3, 6, 30, 29)]  # some dimensions of one, a sample of two blocks
+SHAPES = [(2, 3, 5, 4), (2, 3, 1, 4), (1, 1, 1, 1), (3, 6, 30, 29), (9, 3, 5, 4), (5, 20, 30, 29)]
+# some dimensions of one, a sample of two blocks; then more samples than multiprocessors, which are taken whole
 
 
 def features(shape, dtype, layout):
@@ -57,8 +58,8 @@ def test_loss_gradient_and_field_are_the_reference_s(shape, layout, dtype, launc
     assert torch.equal(loss, again)
     torch.testing.assert_close(f.grad, expected_gradient)
     torch.testing.assert_close(field, reference.smoothing_field(f.detach())[1])
-    kernels = [] if dtype == torch.float64 else ["forward", "backward", "forward_with_field", "forward"]
-    assert sorted(launched) == sorted(kernels)
+    kernels = [] if dtype == torch.float64 else ["forward", "backward", "forward_with_field"]
+    assert sorted(set(launched)) == sorted(kernels)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "reversed"])
