@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastdef.defense.noise import MULTIPLIERS, ROUNDS, WEYL
+from fastdef.defense import MULTIPLIERS, ROUNDS, WEYL
 
 _WORD, _HALF = 1 << 32, 1 << 16
 _DIGITS = 8  # of 4 bits

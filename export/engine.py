@@ -1,8 +1,9 @@
 """Runs an exported classifier: one call, whatever engine is behind it, as the defense in PyTorch has."""
 
 import os
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -15,21 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastdef._validate import check_count
-from fastdef.defense.noise import uniform_noise
-from fastdef.defense.pipeline import Pipeline
-from fastdef.defense.requests import Request
+from fastdef.defense import uniform_noise
 from fastdef.export.manifest import MANIFEST, read, read_description
-from fastdef.export.sessions import OnnxSession, Session, TensorRTSession
-from fastdef.runtime.cache import bucket_sizes, cpu_chunk
-from fastdef.runtime.scheduler import Tally, run
-from fastdef.runtime.slots import Slots
+from fastdef.export.sessions import InferenceSession, OnnxSession, TensorRTSession
+from fastdef.runtime import Program, Request, Session, Slots, Tally, bucket_sizes, cpu_chunk, run_batch
 
 Array = NDArray[Any]
 CPU = ("CPUExecutionProvider",)
 
 
 @dataclass(frozen=True)
-class Result:
+class EngineResult:
     """What an engine answers for N images.
 
     Attributes:
@@ -65,7 +62,7 @@ class Engine(ABC):
     ) -> None:
         self.close()
 
-    def __call__(self, images: Array, *, ids: Array | None = None, seed: int = 0) -> Result:
+    def __call__(self, images: Array, *, ids: Array | None = None, seed: int = 0) -> EngineResult:
         """Defend a batch.
 
         Args:
@@ -96,24 +93,24 @@ class Engine(ABC):
         """Let go of the engine's memory."""
 
     @abstractmethod
-    def _answer(self, images: Array, ids: Array, seed: int) -> Result: ...
+    def _answer(self, images: Array, ids: Array, seed: int) -> EngineResult: ...
 
 
 class WholeEngine(Engine):
     """``defended``: everything inside the file, loop and all."""
 
-    def __init__(self, session: Session, description: dict[str, Any]) -> None:
+    def __init__(self, session: InferenceSession, description: dict[str, Any]) -> None:
         super().__init__(description)
-        self._session: Session | None = session
+        self._session: InferenceSession | None = session
 
     def close(self) -> None:
         """Let go of the engine's memory."""
         self._session = None
 
-    def _answer(self, images: Array, ids: Array, seed: int) -> Result:
+    def _answer(self, images: Array, ids: Array, seed: int) -> EngineResult:
         seeds = np.full(len(images), seed)
         given = {"images": torch.from_numpy(images), "ids": torch.from_numpy(ids), "seed": torch.from_numpy(seeds)}
-        return Result(*(output.numpy(force=True) for output in _open(self._session).run(given)))
+        return EngineResult(*(output.numpy(force=True) for output in _open(self._session).run(given)))
 
 
 class DrivenEngine(Engine):
@@ -131,65 +128,99 @@ class DrivenEngine(Engine):
     """
 
     def __init__(
-        self, step: Session, classifier: Session, description: dict[str, Any], *, slots: int, device: str
+        self,
+        step: InferenceSession,
+        classifier: InferenceSession,
+        description: dict[str, Any],
+        *,
+        slots: int,
+        device: str,
     ) -> None:
         super().__init__(description)
-        self._sessions: tuple[Session, Session] | None = (step, classifier)
-        self._slots = slots
+        self._sessions: tuple[InferenceSession, InferenceSession] | None = (step, classifier)
+        self.slots = slots
         self._device = torch.device(device)
 
     def close(self) -> None:
         """Let go of the engines' memory."""
         self._sessions = None
 
-    def _answer(self, images: Array, ids: Array, seed: int) -> Result:
+    def _answer(self, images: Array, ids: Array, seed: int) -> EngineResult:
+        pairs = zip(torch.from_numpy(images), ids.tolist(), strict=True)
+        batch = run_batch(self._session(seed), (Request(image, noise_id) for image, noise_id in pairs))
+        return EngineResult(
+            probabilities=batch.logits.exp().numpy(force=True),
+            steps=batch.steps.to(torch.int32).numpy(),
+            converged=batch.converged.numpy(),
+            loss=batch.loss.numpy(),
+            smoothed=batch.images.numpy(force=True),
+        )
+
+    def _session(self, seed: int) -> Session:
         step, classifier = _open(self._sessions)
         defense = self.description["defense"]
-        shape = images.shape[1:]
 
-        def noisy(requests: list[Request], loop: int) -> Tensor:
-            numbers = torch.tensor([request.id for request in requests], device=self._device)
-            noise = uniform_noise(numbers, torch.full_like(numbers, loop), shape, seed=seed, sigma=defense["sigma"])
-            return torch.stack([request.image for request in requests]) + noise
+        def noise(ids: Tensor, loop: int, like: Tensor) -> Tensor:
+            ids = ids.to(like.device)
+            return uniform_noise(ids, torch.full_like(ids, loop), like.shape[1:], seed=seed, sigma=defense["sigma"])
 
-        def advance(*state: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            stepped, steps, loss, running = step.run(dict(zip(step.inputs, state, strict=True)))
-            return stepped, steps, loss, running
-
-        def lease(size: int) -> Slots:
-            empty = torch.zeros((size, *shape), device=self._device)
-            slots = Slots(
-                advance,
-                empty,
-                chunk=cpu_chunk(size) if self._device.type == "cpu" else None,
-                layout=torch.contiguous_format,
-            )
-            slots.clear(defense["delta"])
-            return slots
-
-        pipeline = Pipeline(
-            self._requests(images, ids),
-            noisy=noisy,
+        program = Program(
+            place=lambda values: values.to(self._device),
+            noise=noise,
             classify=lambda smoothed: classifier.run({classifier.inputs[0]: smoothed})[0].clamp_min(1e-38).log(),
+            next_id=lambda: 0,  # every request has one
             delta=defense["delta"],
             outer_loops=defense["outer_loops"],
-            batch=self._slots,
-            window=8 * self._slots,
+            max_steps=defense["max_steps"],
+            classify_batch=self.slots,
         )
-        sizes = bucket_sizes(self._slots)
-        answers = list(pipeline.answers(run(pipeline.starts(), lease, sizes, Tally())))
-        return Result(
-            probabilities=torch.stack([answer.logits.exp() for answer in answers]).numpy(force=True),
-            steps=np.array([answer.steps for answer in answers], dtype=np.int32),
-            converged=np.array([answer.converged for answer in answers]),
-            loss=np.array([answer.loss for answer in answers], dtype=np.float32),
-            smoothed=torch.stack([answer.image for answer in answers]).numpy(force=True),
-        )
+        return Session(_EngineLease(self, step, defense["delta"]), program, Tally())
 
-    def _requests(self, images: Array, ids: Array) -> Iterator[Request]:
-        limit = self.description["defense"]["max_steps"]
-        for image, id in zip(torch.from_numpy(images).to(self._device), ids.tolist(), strict=True):
-            yield Request(image, id, limit)
+    def halve(self) -> bool:
+        """Go on with half the slots, for good; False where a single one is left. Warns."""
+        if self.slots == 1:
+            return False
+        self.slots //= 2
+        warnings.warn(f"out of memory: going on with {self.slots} slots", RuntimeWarning, stacklevel=2)
+        return True
+
+    def empty_slots(self, step: InferenceSession, size: int) -> Slots:
+        """As many slots that ``step`` advances."""
+        empty = torch.zeros((size, *self.description["image"]["shape"]), device=self._device)
+
+        def advance(*state: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            images, steps, loss, running = step.run(dict(zip(step.inputs, state, strict=True)))
+            return images, steps, loss, running
+
+        chunk = cpu_chunk(size) if self._device.type == "cpu" else None
+        return Slots(advance, empty, chunk=chunk, layout=torch.contiguous_format)
+
+
+class _EngineLease:
+    """Slots of an engine, made when they are asked for: see :class:`fastdef.runtime.Lease`."""
+
+    def __init__(self, engine: DrivenEngine, step: InferenceSession, delta: float) -> None:
+        self._engine = engine
+        self._step = step
+        self._delta = delta
+        self._taken: dict[int, Slots] = {}
+
+    @property
+    def sizes(self) -> list[int]:
+        return bucket_sizes(self._engine.slots)
+
+    def slots(self, size: int) -> Slots:
+        if size not in self._taken:
+            self._taken[size] = self._engine.empty_slots(self._step, size)
+            self._taken[size].clear(self._delta)
+        return self._taken[size]
+
+    def release(self) -> None:
+        self._taken = {}
+
+    def halve(self) -> bool:
+        self.release()
+        return self._engine.halve()
 
 
 def load_engine(
@@ -223,7 +254,9 @@ def load_engine(
     for file in files:
         if not file.is_file():
             raise ValueError(f"load_engine needs a {file.name} that `fastdef export` wrote, and there is no {file}")
-    sessions: list[Session] = [TensorRTSession(file) if engines else OnnxSession(file, providers) for file in files]
+    sessions: list[InferenceSession] = [
+        TensorRTSession(file) if engines else OnnxSession(file, providers) for file in files
+    ]
     expected = ["images", "steps", "limits", "delta"] if driven else ["images", "ids", "seed"]
     if sessions[0].description is None or sessions[0].inputs != expected:
         raise ValueError(

@@ -8,7 +8,7 @@ from torch._higher_order_ops import while_loop
 
 from fastdef.defense import ActiveDefense
 from fastdef.export.arithmetic_noise import ArithmeticNoise
-from fastdef.runtime.step import MaskedStep
+from fastdef.runtime import MaskedStep
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 

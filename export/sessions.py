@@ -23,7 +23,7 @@ _ONNX = {
 }
 
 
-class Session(Protocol):
+class InferenceSession(Protocol):
     """What runs a file.
 
     Attributes:
@@ -80,7 +80,7 @@ class OnnxSession:
             raise ValueError(f"ONNX Runtime refuses {self._path}: {' '.join(str(error).split())[:300]}") from error
 
     def run(self, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        """See :class:`Session`."""
+        """See :class:`InferenceSession`."""
         if next(iter(given.values())).is_cuda:
             return self._run_bound(given)
         with self._refusing():
@@ -140,7 +140,7 @@ class TensorRTSession:
         self.description = manifest.read_text() if manifest.is_file() else None
 
     def run(self, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        """See :class:`Session`; on torch's current stream."""
+        """See :class:`InferenceSession`; on torch's current stream."""
         kept = {name: value.cuda().contiguous() for name, value in given.items()}
         for name, value in kept.items():
             if not self._context.set_input_shape(name, tuple(value.shape)):

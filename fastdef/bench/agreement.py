@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fastdef.defense import ActiveDefense
-from fastdef.defense.baseline import lockstep, whole_network
+from fastdef.defense import ActiveDefense, lockstep, whole_network
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from fastdef.bench.machine import interleaved, machine, peak_bytes, seconds
-from fastdef.defense import ActiveDefense
-from fastdef.defense.baseline import Losses, lockstep, whole_network
+from fastdef.defense import ActiveDefense, Losses, lockstep, whole_network
 from fastdef.nn import prefix
 from fastdef.ops import smoothing_loss
-from fastdef.runtime.scheduler import Tally
+from fastdef.runtime import Tally
 
 Contender = Callable[[Tensor], Tensor]  # (N, C, H, W) images -> (N,) steps
 
@@ -185,8 +184,7 @@ def _single_steps(setting: Setting, stack: ExitStack) -> dict[str, Callable[[], 
         losses(t).sum().backward()
         defense.model.zero_grad()
 
-    lease = stack.enter_context(_like(defense, setting, compile=True).slots_for(images[0]))
-    slots = lease(len(images))
+    slots = _like(defense, setting, compile=True).lease(images[0]).slots(len(images))
     counts = torch.zeros(len(images), dtype=torch.int32, device=images.device)
     slots.put(list(range(len(images))), range(len(images)), images, counts, counts + 1)
     return {"naive": naive, "compiled": slots.advance_chunk}  # a replayed graph would not ask the allocator

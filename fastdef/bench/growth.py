@@ -32,12 +32,11 @@ def _milliseconds(point: dict[str, Any], device: torch.device, turns: int) -> fl
     images = torch.rand(batch, 3, size, size, device=device)
     counts = torch.zeros(batch, dtype=torch.int32, device=device)
     defense = ActiveDefense(model, delta=1e-9, slots=batch)  # a threshold that nothing reaches: every step counts
-    with defense.slots_for(images[0]) as lease:
-        slots = lease(batch)
-        slots.put(list(range(batch)), range(batch), images, counts, counts + 10**6)
-        for _ in range(2):
-            slots.advance()
-        before = slots.slot_steps
-        taken = [seconds(slots.advance, device) for _ in range(turns)]
-        evaluations = (slots.slot_steps - before) / turns
+    slots = defense.lease(images[0]).slots(batch)
+    slots.put(list(range(batch)), range(batch), images, counts, counts + 10**6)
+    for _ in range(2):
+        slots.advance()
+    before = slots.slot_steps
+    taken = [seconds(slots.advance, device) for _ in range(turns)]
+    evaluations = (slots.slot_steps - before) / turns
     return statistics.median(taken) / evaluations * 1e3

@@ -10,7 +10,7 @@ from fastdef.attacks import pgd
 from fastdef.bench.machine import machine
 from fastdef.data import Dataset
 from fastdef.defense import ActiveDefense, Gradient, Polyak
-from fastdef.runtime.solvers import Solver
+from fastdef.runtime import Solver
 
 
 def bench_solvers(defense: ActiveDefense, dataset: Dataset) -> dict[str, Any]:

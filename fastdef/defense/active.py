@@ -1,9 +1,9 @@
 """Active Defense (Algorithm 1): add noise, smooth until the features are smooth enough, then classify."""
 
 import secrets
-import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, count, repeat
 from typing import Any
 
 import torch
@@ -11,29 +11,42 @@ from torch import Tensor, nn
 
 from fastdef._validate import check_images, check_positive
 from fastdef.checkpoint import Checkpoint
-from fastdef.defense.fixed import Fixed
 from fastdef.defense.noise import uniform_noise
 from fastdef.defense.parameters import (
+    Fixed,
     OnInvalid,
     check_budgets,
     check_config,
+    check_id,
     check_ids,
     check_noise,
     check_parameters,
     check_seed,
+    images_of,
+    sanitize_images,
 )
-from fastdef.defense.pipeline import Answer
-from fastdef.defense.requests import of_batch, of_stream
-from fastdef.defense.results import Defended, Smoothed
-from fastdef.defense.runner import answers
 from fastdef.nn import prefix
 from fastdef.ops import smoothing_loss
-from fastdef.runtime.cache import Engine, bucket_sizes
-from fastdef.runtime.forward import check_model, check_weights, device_and_dtype, forward, to_device
-from fastdef.runtime.scheduler import Start, Tally, run
-from fastdef.runtime.slots import Slots
-from fastdef.runtime.solvers import Gradient, Solver
-from fastdef.runtime.step import MaskedStep
+from fastdef.runtime import (
+    BatchResult,
+    Gradient,
+    Lease,
+    MaskedStep,
+    Program,
+    Request,
+    Result,
+    Session,
+    Solver,
+    StepCache,
+    Tally,
+    check_model,
+    check_weights,
+    device_and_dtype,
+    forward,
+    in_order,
+    run_batch,
+    to_device,
+)
 
 _CONFIGURED = ("layer", "sigma", "beta", "delta", "max_steps", "outer_loops")  # what a model file keeps
 
@@ -62,7 +75,8 @@ class ActiveDefense(nn.Module):
         max_steps: steps an outer loop may take. Not in the paper, whose loop may not end, and an attacker can aim for
             that; an image that reaches it is flagged.
         outer_loops: R, how often an image is noised, smoothed and classified.
-        seed: of the noise. None draws one from the system, so that nobody can predict it.
+        seed: of the noise. None draws one from the system, so that nobody can predict it, and images that are given
+            no id get one that no image had before: the same image asked twice meets new noise.
         solver: step rule, :class:`Gradient` with ``beta`` unless another is given.
         slots: images in flight at once.
         dtype: of the convolutions in the loop. Image, loss and threshold stay float32, and so does the classifier. A
@@ -108,13 +122,35 @@ class ActiveDefense(nn.Module):
         self.sigma, self.delta = float(sigma), float(delta)
         self.max_steps = max_steps
         self.outer_loops = outer_loops
-        self.seed = secrets.randbits(63) if seed is None else check_seed(seed)
-        self.slots = slots
+        self.seed = seed
         self.deterministic = deterministic
-        self.sizes = [slots] if deterministic else bucket_sizes(slots)
         self.tally = Tally()
-        self._engine = Engine(model, layer, solver=self.solver, dtype=dtype, compile=compile, clamp=clamp)
+        self._steps = StepCache(
+            model,
+            layer,
+            solver=self.solver,
+            dtype=dtype,
+            compile=compile,
+            clamp=clamp,
+            slots=slots,
+            shrinks=not deterministic,
+        )
         self.train(False)
+
+    @property
+    def seed(self) -> int:
+        """Of the noise; None sets one from the system."""
+        return self._seed
+
+    @seed.setter
+    def seed(self, seed: int | None) -> None:
+        self._seed = secrets.randbits(63) if seed is None else check_seed(seed)
+        self._fresh_ids = count(secrets.randbits(62)) if seed is None else None
+
+    @property
+    def slots(self) -> int:
+        """Images in flight at once; fewer than at first where the memory did not hold them."""
+        return self._steps.slots
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint, **options: Any) -> "ActiveDefense":
@@ -150,14 +186,16 @@ class ActiveDefense(nn.Module):
         deadline: float | None = None,
         on_invalid: OnInvalid = "raise",
         progress: Callable[[int], object] | None = None,
-    ) -> Defended:
+    ) -> BatchResult:
         """Smooth and classify a batch.
 
         Args:
             images: (N, C, H, W) floats in [0, 1].
-            ids: (N,) int64 what each image's noise hangs on; 0 to N - 1 if not given.
+            ids: (N,) int64 what each image's noise hangs on. If not given: 0 to N - 1, and with ``seed=None`` such that
+                no image had before.
             budgets: (N,) int64 steps that each image's outer loops may take, where ``max_steps`` is too much for some.
-            deadline: seconds after which an image is classified as it is then.
+            deadline: seconds after which an image is classified as it is then; one whose smoothing had not begun is
+                not: its logits are NaN, and ``started`` is False.
             on_invalid: what becomes of an image that is not finite or not in [0, 1]: "raise" refuses the batch, "flag"
                 answers the others, and this one with ``invalid`` and NaN for logits.
             progress: called with the number of images that have just been answered.
@@ -165,16 +203,9 @@ class ActiveDefense(nn.Module):
         Raises:
             ValueError: for images that are not that, NaN and Inf included, or ids or budgets that do not fit them.
         """
-        most = self.max_steps
-        requests = of_batch(
-            images, self._place, ids=ids, budgets=budgets, most=most, deadline=deadline, on_invalid=on_invalid
-        )
-        found = []
-        for answer in answers(self, requests):
-            found.append(answer)
-            if progress is not None:
-                progress(1)
-        return Defended.of(found)
+        images, valid = sanitize_images(images, on_invalid, where="ActiveDefense")
+        requests = self._requests(images, ids, budgets, valid, until=_after(deadline))
+        return run_batch(self.session(images.shape[1:]), requests, progress)
 
     def stream(
         self,
@@ -183,24 +214,37 @@ class ActiveDefense(nn.Module):
         ids: Iterable[int] | None = None,
         deadline: float | None = None,
         on_invalid: OnInvalid = "raise",
-    ) -> Iterator[Answer]:
-        """Defend images one by one as they come, and yield their answers in order.
+    ) -> Iterator[Result]:
+        """Defend images one by one as they come, and yield their results in order.
 
         Any length, in bounded memory: images are pulled as slots fall empty. ``deadline`` counts, in seconds, from
         when an image is pulled.
 
         Args:
             images: (C, H, W) floats in [0, 1], all of one shape.
-            ids: of the images; 0, 1, 2, ... if not given.
-            deadline: seconds after which an image is classified as it is then.
+            ids: of the images. If not given: 0, 1, 2, ..., and with ``seed=None`` such that no image had before.
+            deadline: as of :meth:`defend`.
             on_invalid: as of :meth:`defend`.
 
         Raises:
             ValueError: at an image that is not that, or has no id.
         """
-        return answers(
-            self, of_stream(images, self._place, ids=ids, most=self.max_steps, deadline=deadline, on_invalid=on_invalid)
-        )
+        check_model(self.model)  # before an image is pulled
+        where = "ActiveDefense.stream"
+        numbers: Iterator[int | None] = repeat(None) if ids is None else map(check_id, ids)
+
+        def requests() -> Iterator[Request]:
+            for image, valid in images_of(images, on_invalid, where=where):
+                try:
+                    number = next(numbers)
+                except StopIteration:
+                    raise ValueError(f"{where} needs an id for every image, got more images than ids") from None
+                yield Request(image, number, deadline=_after(deadline), valid=valid)
+
+        source = requests()
+        first = next(source, None)
+        if first is not None:
+            yield from in_order(self.session(first.image.shape), chain([first], source))
 
     def smooth(
         self,
@@ -209,41 +253,53 @@ class ActiveDefense(nn.Module):
         noise: Tensor | None = None,
         ids: Tensor | None = None,
         budgets: Tensor | None = None,
-    ) -> Smoothed:
-        """The first outer loop without its classification.
+    ) -> BatchResult:
+        """The first outer loop without its classification: ``logits`` are (N, 0).
 
         Args:
             images: (N, C, H, W) floats in [0, 1].
             noise: (N, C, H, W), added in place of the defense's own; zeros for none.
-            ids: (N,) int64 what each image's noise hangs on; 0 to N - 1 if not given.
+            ids: as of :meth:`defend`.
             budgets: (N,) int64 steps that each image may take, where ``max_steps`` is too much for some.
 
         Raises:
             ValueError: for images that are not that, or noise, ids or budgets that do not fit them.
         """
         check_images(images, where="ActiveDefense.smooth")
-        ids = check_ids(ids, len(images))
-        placed = self._place(images)
-        noisy = placed + (self.noise(ids, 0, placed) if noise is None else check_noise(noise, placed))
-        limits = check_budgets(budgets, len(images), self.max_steps)
-        starts = (Start(key, image, limit) for key, (image, limit) in enumerate(zip(noisy, limits, strict=True)))
-        with self.slots_for(noisy[0]) as lease:
-            ends = sorted(run(starts, lease, self.sizes, self.tally), key=lambda end: end.key)
-        return Smoothed.of(ends, self.delta)
+        added = None if noise is None else check_noise(noise, images)
+        requests = self._requests(images, ids, budgets, [True] * len(images), noise=added)
+        return run_batch(self._session(images.shape[1:], classify=None, outer_loops=1), requests)
+
+    def session(
+        self, shape: Sequence[int], *, classify_batch: int | None = None, quantum: int | None = None
+    ) -> Session:
+        """What :meth:`defend`, :meth:`stream` and a server run on: requests in, results out, one look at a time.
+
+        Args:
+            shape: (C, H, W) of the images.
+            classify_batch: smoothed images that are classified together, where as many are to come; as many as there
+                are slots if not given.
+            quantum: looks at the device by which an image may be ahead of one that waits before it makes room; nobody
+                makes room if not given.
+
+        Raises:
+            ValueError: for a model in training mode.
+        """
+        return self._session(shape, self._classify, self.outer_loops, classify_batch=classify_batch, quantum=quantum)
 
     def noised(self, images: Tensor, *, ids: Tensor | None = None) -> Tensor:
         """Step 1 alone: the images with the noise that the first outer loop adds to them.
 
         Args:
             images: (N, C, H, W) floats in [0, 1].
-            ids: (N,) int64 what each image's noise hangs on; 0 to N - 1 if not given.
+            ids: as of :meth:`defend`.
 
         Raises:
             ValueError: for images that are not that, or ids that do not fit them.
         """
         check_images(images, where="ActiveDefense.noised")
         placed = self._place(images)
-        return placed + self.noise(check_ids(ids, len(images)), 0, placed)
+        return placed + self.noise(self._ids(ids, len(images)), 0, placed)
 
     def calibrate(self, images: Tensor, *, ratio: float = 0.92, batch_size: int = 256) -> float:
         """Set delta to ``ratio`` times the mean L_F of clean images, and return it.
@@ -267,15 +323,15 @@ class ActiveDefense(nn.Module):
         self.delta = ratio * float(losses.double().mean())
         return self.delta
 
-    def slots_for(self, image: Tensor) -> AbstractContextManager[Callable[[int], Slots]]:
-        """Lease slots by size, for images like ``image`` (C, H, W): what the scheduler and the benchmarks run on."""
+    def lease(self, image: Tensor) -> Lease:
+        """Slots for images like ``image`` (C, H, W), by number: what a session runs on, and the benchmarks."""
         check_model(self.model)
-        return self._engine.lease(self._place(image), self.delta)
+        return self._steps.lease(self._place(image), self.delta)
 
     def masked_step(self, like: Tensor) -> MaskedStep:
         """One step for a batch like ``like`` (N, C, H, W), traced and not compiled: what an exporter takes."""
         check_model(self.model)
-        return self._engine.step(torch.zeros_like(self._place(like)))
+        return self._steps.step(torch.zeros_like(self._place(like)))
 
     def extra_repr(self) -> str:
         """The parameters, as in the paper."""
@@ -289,15 +345,61 @@ class ActiveDefense(nn.Module):
         ids = to_device(ids, like.device)
         return uniform_noise(ids, torch.full_like(ids, loop), like.shape[1:], seed=self.seed, sigma=self.sigma)
 
-    def halve_slots(self) -> None:
-        """Go on with half the slots, for good: what the memory cannot hold now it will not hold later. Warns."""
-        self.slots //= 2
-        self.sizes = [self.slots] if self.deterministic else bucket_sizes(self.slots)
-        self._engine.forget()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        warnings.warn(f"out of memory: going on with {self.slots} slots", RuntimeWarning, stacklevel=2)
+    def _session(
+        self,
+        shape: Sequence[int],
+        classify: Callable[[Tensor], Tensor] | None,
+        outer_loops: int,
+        *,
+        classify_batch: int | None = None,
+        quantum: int | None = None,
+    ) -> Session:
+        numbers = count() if self._fresh_ids is None else self._fresh_ids
+        program = Program(
+            place=self._place,
+            noise=self.noise,
+            classify=classify,
+            next_id=lambda: next(numbers),
+            delta=self.delta,
+            outer_loops=outer_loops,
+            max_steps=self.max_steps,
+            classify_batch=classify_batch or self.slots,
+            quantum=quantum,
+        )
+        return Session(self.lease(torch.empty(tuple(shape))), program, self.tally)
+
+    def _classify(self, images: Tensor) -> Tensor:
+        # In a batch, a row of the last matrix product is rounded by where it stands.
+        parts = images.split(1 if self.deterministic else len(images))
+        return torch.cat([forward(self.model, part) for part in parts])
+
+    def _requests(
+        self,
+        images: Tensor,
+        ids: Tensor | None,
+        budgets: Tensor | None,
+        valid: list[bool],
+        *,
+        until: float | None = None,
+        noise: Tensor | None = None,
+    ) -> Iterator[Request]:
+        numbers = self._ids(ids, len(images)).tolist()
+        limits = check_budgets(budgets, len(images), self.max_steps)
+        added: Iterable[Tensor | None] = repeat(None) if noise is None else noise
+        rows = zip(self._place(images), numbers, limits, valid, added, strict=False)
+        return (Request(image, number, most, until, good, own) for image, number, most, good, own in rows)
+
+    def _ids(self, ids: Tensor | None, count: int) -> Tensor:
+        """The ids, or where none are given 0 to N - 1, or with a seed of the system's those that nobody had."""
+        if ids is None and self._fresh_ids is not None:
+            return torch.tensor([next(self._fresh_ids) for _ in range(count)])
+        return check_ids(ids, count)
 
     def _place(self, images: Tensor) -> Tensor:
         device, precision = device_and_dtype(self.model)
         return to_device(images.detach().to(precision), device)
+
+
+def _after(seconds: float | None) -> float | None:
+    """``time.monotonic()`` then."""
+    return None if seconds is None else time.monotonic() + seconds

@@ -1,9 +1,9 @@
 """What the defense asks of its parameters and of what stands beside the images, and images that are none."""
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -11,7 +11,33 @@ from torch import Tensor
 from fastdef._validate import check_batch, check_count, check_images, check_positive, valid_images
 
 OnInvalid = Literal["raise", "flag"]
+T = TypeVar("T")
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class Fixed(Generic[T]):
+    """A parameter that the steps hold once they are compiled: read under its name, kept under ``_name``.
+
+    Raises:
+        AttributeError: when it is set, since the steps would go on with what they were made of.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> "Fixed[T]": ...
+
+    @overload
+    def __get__(self, instance: object, owner: type) -> T: ...
+
+    def __get__(self, instance: object | None, owner: type) -> Any:
+        return self if instance is None else getattr(instance, f"_{self._name}")
+
+    def __set__(self, instance: object, value: T) -> None:
+        kind, name = type(instance).__name__, self._name
+        new = f"a new {kind} with {name}={value!r:.80}"
+        raise AttributeError(f"{kind}.{name} is fixed in the compiled steps; make {new}")
 
 
 def check_parameters(numbers: Mapping[str, float], counts: Mapping[str, int], dtype: torch.dtype) -> None:
@@ -99,15 +125,23 @@ def check_noise(noise: Tensor, images: Tensor) -> Tensor:
     return noise.to(images)
 
 
-def check_image(image: Tensor, *, where: str) -> None:
-    """Refuse what a stream may give in place of one image, such as a pair of it and its label.
+def images_of(images: Iterable[Tensor], on_invalid: OnInvalid, *, where: str) -> Iterator[tuple[Tensor, bool]]:
+    """Each image of a stream as it is pulled, black where it is none, and whether it is one.
 
     Raises:
-        ValueError: for anything but a (C, H, W) tensor.
+        ValueError: at anything but a (C, H, W) tensor of the first one's shape, such as a pair of it and its label; as
+            ``sanitize_images``.
     """
-    if not isinstance(image, Tensor) or image.ndim != 3:
-        got = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
-        raise ValueError(f"{where} needs each image as a tensor of shape (C, H, W), got {got}")
+    shape = None
+    for image in images:
+        if not isinstance(image, Tensor) or image.ndim != 3:
+            got = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+            raise ValueError(f"{where} needs each image as a tensor of shape (C, H, W), got {got}")
+        shape = shape or image.shape
+        if image.shape != shape:
+            raise ValueError(f"{where} needs images of one shape, got {tuple(image.shape)} after {tuple(shape)}")
+        (checked,), (good,) = sanitize_images(image[None], on_invalid, where=where)
+        yield checked, good
 
 
 def sanitize_images(images: Tensor, on_invalid: OnInvalid, *, where: str) -> tuple[Tensor, list[bool]]:

@@ -14,8 +14,7 @@ import fastdef
 from fastdef.attacks import pgd
 from fastdef.checkpoint import load
 from fastdef.data import load_dataset
-from fastdef.defense import ActiveDefense, Defended
-from fastdef.defense.baseline import lockstep, whole_network
+from fastdef.defense import ActiveDefense, BatchResult, lockstep, whole_network
 from fastdef.evaluation import Strengths, evaluate_strengths
 from fastdef.evaluation.adaptive import BUDGETS, AdaptiveResults, Target, honest
 
@@ -53,7 +52,7 @@ class Demo:
     labels: Tensor
     classes: tuple[str, ...]
     undefended: tuple[Tensor, Tensor]
-    defended: tuple[Defended, Defended]
+    defended: tuple[BatchResult, BatchResult]
     knowing: AdaptiveResults
     naive_seconds: float
     seconds: float

@@ -1,1 +1,24 @@
-"""From a model to results: the traced step, slots that are refilled, and the Session that runs requests on them."""
+"""The machine under a defense: steps traced, compiled and cached, slots that run them, and the session above them."""
+
+from fastdef.runtime.cache import StepCache as StepCache
+from fastdef.runtime.cache import bucket_sizes as bucket_sizes
+from fastdef.runtime.cache import cpu_chunk as cpu_chunk
+from fastdef.runtime.forward import check_model as check_model
+from fastdef.runtime.forward import check_weights as check_weights
+from fastdef.runtime.forward import device_and_dtype as device_and_dtype
+from fastdef.runtime.forward import forward as forward
+from fastdef.runtime.forward import to_device as to_device
+from fastdef.runtime.scheduler import Lease as Lease
+from fastdef.runtime.scheduler import Tally as Tally
+from fastdef.runtime.session import BatchResult as BatchResult
+from fastdef.runtime.session import Program as Program
+from fastdef.runtime.session import Request as Request
+from fastdef.runtime.session import Result as Result
+from fastdef.runtime.session import Session as Session
+from fastdef.runtime.session import in_order as in_order
+from fastdef.runtime.session import run_batch as run_batch
+from fastdef.runtime.slots import Slots as Slots
+from fastdef.runtime.solvers import Gradient as Gradient
+from fastdef.runtime.solvers import Polyak as Polyak
+from fastdef.runtime.solvers import Solver as Solver
+from fastdef.runtime.step import MaskedStep as MaskedStep

@@ -4,10 +4,13 @@ Run in lockstep, a batch takes as long as its slowest image, and 30-60 % of the 
 full while there is a queue, and when it drains the images left move into fewer slots.
 """
 
+import heapq
+import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -25,12 +28,18 @@ class Start:
         image: (C, H, W) float32, noise added, on the device of the slots.
         limit: steps it may take.
         deadline: ``time.monotonic()`` at which it must leave, done or not.
+        steps: taken already, before it had to make room.
+        loss: L_F at the last of them; NaN before the first.
+        served: looks of the host that it has had a slot for.
     """
 
     key: int
     image: Tensor
     limit: int
     deadline: float | None = None
+    steps: int = 0
+    loss: float = math.nan
+    served: int = 0
 
 
 @dataclass(frozen=True)
@@ -43,13 +52,15 @@ class End:
         steps: gradient steps taken.
         loss: L_F at the last look; of ``image`` itself unless ``expired``.
         expired: it left because its deadline passed.
+        started: it had a slot; False where the deadline passed before.
     """
 
     key: int
     image: Tensor
     steps: int
     loss: float
-    expired: bool
+    expired: bool = False
+    started: bool = True
 
 
 @dataclass
@@ -69,109 +80,162 @@ class Tally:
         self.slot_steps = self.useful = 0
 
 
-def run(
-    starts: Iterator[Start | None],
-    lease: Callable[[int], Slots],
-    sizes: Sequence[int],
-    tally: Tally,
-) -> Iterator[End]:
-    """Smooth what ``starts`` gives, in whatever order it finishes.
+class Lease(Protocol):
+    """Slots for images of one shape that nobody else has meanwhile."""
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """The numbers of slots there may be, ascending; one size means no shrinking."""
+        ...
+
+    def slots(self, size: int) -> Slots:
+        """As many slots, with their threshold set; the same ones whenever they are asked for again."""
+        ...
+
+    def release(self) -> None:
+        """Give all of them back."""
+        ...
+
+    def halve(self) -> bool:
+        """Drop all of them, and have half as many from now on; False where a single one is left."""
+        ...
+
+
+class Scheduler:
+    """The images that wait for a slot, and those that have one. Not for two threads at once.
 
     Args:
-        starts: the queue. None means that nothing is to be had before something has left.
-        lease: the slots of a size, with their threshold set; the same ones whenever this run asks again.
-        sizes: the batch sizes allowed, ascending; one size means no shrinking.
+        lease: of the slots.
         tally: counts the work, for benchmarks.
+        quantum: looks of the host by which an image may be ahead of one that waits before it makes room and waits
+            itself, with its image and its steps kept: slow images cannot hold every slot. None: nobody makes room.
     """
-    flight = _Flight(starts, lease, sizes, tally)
-    while (slots := flight.fill()) is not None:
-        yield from flight.advance(slots)
 
-
-class _Flight:
-    """The images in flight of one run."""
-
-    def __init__(
-        self, starts: Iterator[Start | None], lease: Callable[[int], Slots], sizes: Sequence[int], tally: Tally
-    ) -> None:
-        self._starts = starts
+    def __init__(self, lease: Lease, tally: Tally, *, quantum: int | None = None) -> None:
         self._lease = lease
-        self._sizes = sizes
         self._tally = tally
-        self._waiting: deque[Start] = deque()
-        self._deadlines: dict[int, float] = {}
+        self._quantum = quantum
+        self._order = count()
+        self._waiting: list[tuple[int, int, Start]] = []  # a heap: least served first, then as they came
+        self._inside: dict[int, Start] = {}  # by key, as they entered
+        self._entered: dict[int, int] = {}  # by key, at which look
+        self._looks = 0
         self._slots: Slots | None = None
 
-    def fill(self) -> Slots | None:
-        """Pull from the queue, choose the batch size, fill the empty slots. None when nothing is left."""
-        occupied = 0 if self._slots is None else self._slots.size - len(self._slots.free())
-        while occupied + len(self._waiting) < self._sizes[-1]:
-            start = next(self._starts, None)
-            if start is None:
-                break
-            self._waiting.append(start)
-        wanted = occupied + len(self._waiting)
-        if wanted == 0:
-            return None
-        slots = self._resize(next(size for size in self._sizes if size >= wanted or size == self._sizes[-1]))
-        self._enter(slots)
-        return slots
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._inside)
 
-    def advance(self, slots: Slots) -> list[End]:
-        """Run the slots until the host looks, and let out what is done or late."""
+    @property
+    def room(self) -> int:
+        """How many more images would have a slot, or are the first to wait for one."""
+        most = self._lease.sizes[-1]
+        if self._quantum is None:
+            return most - len(self)
+        return most - sum(served == 0 for served, _, _ in self._waiting)
+
+    def add(self, start: Start) -> None:
+        """Let an image wait for a slot."""
+        heapq.heappush(self._waiting, (start.served, next(self._order), start))
+
+    def remove(self, keys: set[int]) -> None:
+        """Forget images, wherever they are."""
+        self._waiting = [entry for entry in self._waiting if entry[2].key not in keys]
+        heapq.heapify(self._waiting)
+        if self._slots is not None and (leaving := self._where(keys)):
+            self._slots.take(leaving)
+        for key in keys:
+            self._inside.pop(key, None)
+            self._entered.pop(key, None)
+
+    def advance(self) -> list[End]:
+        """Fill the slots, run them until the host looks, and let out what is done or late."""
+        ends = self._late_in_the_queue()
+        if not len(self):
+            return ends
+        slots = self._fill()
         before = slots.slot_steps
         done = slots.advance()
         self._tally.slot_steps += slots.slot_steps - before
-        late = self._late(slots, set(done))
-        leaving = done + late
+        self._looks += 1
+        return ends + self._let_out(slots, done, expired=False) + self._let_out(slots, self._late(slots), expired=True)
+
+    def _late_in_the_queue(self) -> list[End]:
+        now = time.monotonic()
+        late = [start for _, _, start in self._waiting if start.deadline is not None and start.deadline < now]
+        if late:
+            self.remove({start.key for start in late})
+        return [End(s.key, s.image, s.steps, s.loss, expired=True, started=s.served > 0) for s in late]
+
+    def _late(self, slots: Slots) -> list[int]:
+        now = time.monotonic()
+        late = {key for key, start in self._inside.items() if start.deadline is not None and start.deadline < now}
+        return self._where(late) if late else []
+
+    def _let_out(self, slots: Slots, leaving: list[int], *, expired: bool) -> list[End]:
         if not leaving:
             return []
         keys = [slots.keys[slot] for slot in leaving]
         images, steps, _, loss = slots.take(leaving)
-        ends = [
-            End(key, image, count, value, expired)
-            for key, image, count, value, expired in zip(
-                keys, images, steps.tolist(), loss.tolist(), [False] * len(done) + [True] * len(late), strict=True
-            )
-            if key is not None
-        ]
+        rows = zip(keys, images, steps.tolist(), loss.tolist(), strict=True)
+        ends = [End(key, image, taken, value, expired) for key, image, taken, value in rows if key is not None]
         for end in ends:
-            self._deadlines.pop(end.key, None)
+            del self._inside[end.key], self._entered[end.key]
             self._tally.useful += end.steps + 1
         return ends
 
-    def _late(self, slots: Slots, done: set[int]) -> list[int]:
-        if not self._deadlines:
-            return []
-        now = time.monotonic()
-        return [
-            slot
-            for slot, key in enumerate(slots.keys)
-            if key is not None and slot not in done and self._deadlines.get(key, now) < now
-        ]
+    def _fill(self) -> Slots:
+        """Choose the number of slots, and fill the empty ones."""
+        sizes = self._lease.sizes
+        slots = self._resize(next(size for size in sizes if size >= len(self) or size == sizes[-1]))
+        if self._quantum is not None:
+            self._make_room(slots, self._quantum)
+        self._enter(slots)
+        return slots
 
     def _resize(self, size: int) -> Slots:
         slots = self._slots
         if slots is not None and slots.size == size:
             return slots
-        fresh = self._lease(size)
-        if slots is not None:
-            moving = [slot for slot, key in enumerate(slots.keys) if key is not None]
-            if moving:
-                keys = [key for key in slots.keys if key is not None]
-                images, steps, limits, _ = slots.take(moving)
-                fresh.put(list(range(len(moving))), keys, images, steps, limits)
+        fresh = self._lease.slots(size)
+        if slots is not None and self._inside:
+            moving = self._where(set(self._inside))
+            keys = [key for key in slots.keys if key is not None]
+            images, steps, limits, _ = slots.take(moving)
+            fresh.put(list(range(len(moving))), keys, images, steps, limits)
         self._slots = fresh
         return fresh
+
+    def _make_room(self, slots: Slots, quantum: int) -> None:
+        """Let the longest served wait, where there is no slot for others who had fewer looks."""
+        without = sorted(self._waiting)[len(slots.free()) :]  # a slot that is empty displaces nobody
+        longest = sorted(self._inside, key=self._served, reverse=True)
+        pairs = zip(longest, without, strict=False)
+        leaving = {key: self._served(key) for key, (served, _, _) in pairs if self._served(key) - served >= quantum}
+        if not leaving:
+            return
+        places = self._where(set(leaving))
+        keys = [slots.keys[slot] for slot in places]
+        images, steps, _, loss = slots.take(places)
+        for key, image, taken, value in zip(keys, images, steps.tolist(), loss.tolist(), strict=True):
+            if key is not None:
+                self.add(replace(self._inside.pop(key), image=image, steps=taken, loss=value, served=leaving[key]))
 
     def _enter(self, slots: Slots) -> None:
         free = slots.free()[: len(self._waiting)]
         if not free:
             return
-        entering = [self._waiting.popleft() for _ in free]
-        for start in entering:
-            if start.deadline is not None:
-                self._deadlines[start.key] = start.deadline
+        entering = [heapq.heappop(self._waiting)[2] for _ in free]
+        self._inside.update((start.key, start) for start in entering)
+        self._entered.update((start.key, self._looks) for start in entering)
         images = torch.stack([start.image for start in entering])
-        limits = to_device(torch.tensor([start.limit for start in entering], dtype=torch.int32), images.device)
-        slots.put(free, [start.key for start in entering], images, torch.zeros_like(limits), limits)
+        counts = torch.tensor([[start.steps for start in entering], [start.limit for start in entering]])
+        steps, limits = to_device(counts.to(torch.int32), images.device)
+        slots.put(free, [start.key for start in entering], images, steps, limits)
+
+    def _served(self, key: int) -> int:
+        """Looks that an image inside has had a slot for, all its stays together."""
+        return self._inside[key].served + self._looks - self._entered[key]
+
+    def _where(self, keys: set[int]) -> list[int]:
+        """The slots of images."""
+        return [] if self._slots is None else [slot for slot, key in enumerate(self._slots.keys) if key in keys]

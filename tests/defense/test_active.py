@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from fastdef.attacks import projected_ascent
-from fastdef.defense import ActiveDefense, Polyak
-from fastdef.defense.baseline import lockstep, whole_network
+from fastdef.defense import ActiveDefense, Polyak, lockstep, whole_network
 from fastdef.nn import WideResNet, prefix
 from fastdef.ops import smoothing_loss
 
@@ -145,9 +144,9 @@ def test_a_stream_pulls_no_more_than_its_window(defense_for, model, images):
 
 def test_a_deadline_flags_what_it_cut_short(defense_for, model, images):
     defense = defense_for(model, images, slots=4)
-    defense.delta = 1e-9
+    defense.delta, defense.max_steps = 1e-9, 10**6
 
-    answers = defense.defend(images[:4], deadline=1e-6)
+    answers = defense.defend(images[:4], deadline=0.5)
 
     assert answers.expired.all()
     assert not answers.converged.any()
@@ -328,9 +327,9 @@ def test_a_threshold_that_is_a_huge_whole_number_is_a_number(model, images):
         ActiveDefense.calibrate,
         ActiveDefense.masked_step,
         lambda defense, images: list(defense.stream(images)),
-        lambda defense, images: defense.slots_for(images[0]),
+        lambda defense, images: defense.lease(images[0]),
     ],
-    ids=["defend", "smooth", "calibrate", "masked_step", "stream", "slots_for"],
+    ids=["defend", "smooth", "calibrate", "masked_step", "stream", "lease"],
 )
 def test_a_model_left_in_training_mode_is_refused_and_left_as_it_is(images, use):
     model = WideResNet(10, 1, in_channels=1)

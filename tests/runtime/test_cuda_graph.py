@@ -1,15 +1,15 @@
 """What the host makes of slots on a GPU. Here their work is done at once; the real ones run in the GPU tests."""
 
 import contextlib
-import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from fastdef.runtime.cuda_graph import GraphedSlots, steps_a_look
-from fastdef.runtime.scheduler import Start, Tally, run
+from fastdef.runtime.scheduler import Start
 from fastdef.runtime.slots import Slots
+from tests.runtime.leased import Made, run
 
 
 class Arrival:
@@ -71,33 +71,35 @@ def starts(deadline=None):
         yield Start(key, torch.full((1, 2, 2), float(count)), limit=30, deadline=deadline)
 
 
-def ends(lease, sizes, deadline=None):
-    found = sorted(run(starts(deadline), lease, sizes, Tally()), key=lambda end: end.key)
-    return [(end.key, end.image.mean().item(), end.steps, end.loss, end.expired) for end in found]
+def ends(make, sizes, deadline=None, **options):
+    left = sorted(run(starts(deadline), Made(make, sizes), **options), key=lambda end: end.key)
+    return [(end.key, end.image.mean().item(), end.steps, end.loss, end.expired) for end in left]
 
 
 @pytest.mark.parametrize("sizes", [[4], [1, 2, 4]])
 @pytest.mark.parametrize("every", [1, 3, 8])
-def test_looking_one_look_behind_changes_no_answer(replayed, every, sizes):
+@pytest.mark.parametrize("quantum", [None, 1, 4])
+def test_looking_one_look_behind_changes_no_answer(replayed, every, sizes, quantum):
     graphed = {size: replayed(size, every) for size in sizes}
     plain = {size: Slots(step, torch.zeros(size, 1, 2, 2)) for size in sizes}
     for slots in plain.values():
         slots.clear(0.5)
 
-    found = ends(graphed.__getitem__, sizes)
+    left = ends(graphed.__getitem__, sizes, quantum=quantum)
 
-    assert found == ends(plain.__getitem__, sizes)
-    assert [steps for _, _, steps, _, _ in found] == [3, 0, 17, 1, 5, 30, 2, 2, 30, 8, 11, 0, 1]
+    assert left == ends(plain.__getitem__, sizes)
+    assert [steps for _, _, steps, _, _ in left] == [3, 0, 17, 1, 5, 30, 2, 2, 30, 8, 11, 0, 1]
 
 
-def test_an_image_whose_time_is_up_leaves_with_the_steps_that_made_it(replayed):
-    slots = replayed(4, 2)
+def test_an_image_whose_time_is_up_leaves_with_the_steps_that_made_it(replayed, monkeypatch):
+    slots, clock = replayed(4, 2), iter(range(1000))
+    monkeypatch.setattr("fastdef.runtime.scheduler.time.monotonic", lambda: next(clock))
 
-    found = ends(lambda size: slots, [4], deadline=time.monotonic() - 1)
+    left = ends(lambda size: slots, [4], deadline=10.0)
 
     needed = [3, 0, 17, 1, 5, 200, 2, 2, 40, 8, 11, 0, 1]
-    assert any(expired for *_, expired in found)
-    assert all(mean == needed[key] - steps for key, mean, steps, _, _ in found)
+    assert any(expired for *_, expired in left)
+    assert all(mean == needed[key] - steps for key, mean, steps, _, _ in left)
 
 
 def test_a_look_is_as_few_steps_as_hide_it():

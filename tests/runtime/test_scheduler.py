@@ -1,10 +1,9 @@
-from itertools import pairwise
-
 import pytest
 import torch
 
-from fastdef.runtime.scheduler import Start, Tally, run
-from fastdef.runtime.slots import Slots
+from fastdef.runtime import Slots, Tally
+from fastdef.runtime.scheduler import Scheduler, Start
+from tests.runtime.leased import Made, run
 
 
 def countdown(images, steps, limits, delta):
@@ -14,93 +13,128 @@ def countdown(images, steps, limits, delta):
     return images - running.view(-1, 1, 1, 1).float(), steps + running, loss, running
 
 
-def leases():
-    made = {}
+def made(*sizes):
+    def make(size):
+        slots = Slots(countdown, torch.zeros(size, 1, 1, 1))
+        slots.clear(0.0)
+        return slots
 
-    def lease(size):
-        if size not in made:
-            made[size] = Slots(countdown, torch.zeros(size, 1, 1, 1))
-            made[size].clear(0.0)
-        return made[size]
-
-    return lease, made
+    return Made(make, sizes)
 
 
 def starts(needs, *, limit=10_000, deadline=None):
-    return iter([Start(key, torch.full((1, 1, 1), float(need)), limit, deadline) for key, need in enumerate(needs)])
+    return [Start(key, torch.full((1, 1, 1), float(need)), limit, deadline) for key, need in enumerate(needs)]
 
 
+@pytest.mark.parametrize("quantum", [None, 1, 5])
 @pytest.mark.parametrize("sizes", [[1], [7], [1, 4, 16], [64]])
-def test_every_image_leaves_once_with_its_own_number_of_steps(sizes):
+def test_every_image_leaves_once_with_its_own_number_of_steps(sizes, quantum):
     needs = torch.randint(0, 50, (40,), generator=torch.Generator().manual_seed(0)).tolist()
-    lease, _ = leases()
 
-    ends = list(run(starts(needs), lease, sizes, Tally()))
+    ends = list(run(starts(needs), made(*sizes), quantum=quantum))
 
     assert sorted(end.key for end in ends) == list(range(40))
     assert all(end.steps == needs[end.key] and end.loss == 0.0 and not end.expired for end in ends)
 
 
 def test_an_image_leaves_as_soon_as_it_is_done():
-    lease, _ = leases()
-
-    order = [end.key for end in run(starts([9, 1, 5, 1]), lease, [2], Tally())]
+    order = [end.key for end in run(starts([9, 1, 5, 1]), made(2))]
 
     assert order == [1, 2, 3, 0] or order == [1, 2, 0, 3]
 
 
 def test_a_limit_stops_an_image_that_would_never_finish():
-    lease, _ = leases()
-
-    (stuck,) = run(starts([1e9], limit=12), lease, [1], Tally())
+    (stuck,) = run(starts([1e9], limit=12), made(1))
 
     assert stuck.steps == 12
     assert stuck.loss > 0
 
 
-def test_a_passed_deadline_lets_an_image_out_unfinished():
-    lease, _ = leases()
+def test_a_deadline_that_passed_in_the_queue_gives_no_slot_and_says_so():
+    (end,) = run(starts([5], deadline=0.0), made(2))
 
-    ends = {end.key: end for end in run(starts([1e9, 0], deadline=0.0), lease, [2], Tally())}
+    assert (end.expired, end.started, end.steps) == (True, False, 0)
 
-    assert ends[0].expired
-    assert not ends[1].expired  # it was done at the first look
+
+def test_a_passed_deadline_lets_an_image_out_unfinished(monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr("fastdef.runtime.scheduler.time.monotonic", lambda: next(clock) / 2)
+
+    slow, quick = sorted(run(starts([1e6, 0], deadline=3.0), made(2)), key=lambda end: end.key)
+
+    assert (slow.expired, slow.started) == (True, True)
+    assert slow.image.item() == 1e6 - slow.steps
+    assert not quick.expired  # it was done at the first look
 
 
 def test_slow_images_do_not_hold_up_the_others():
-    lease, _ = leases()
-
-    order = [end.key for end in run(starts([1000, 1000, *[3] * 100]), lease, [4], Tally())]
+    order = [end.key for end in run(starts([1000, 1000, *[3] * 100]), made(4))]
 
     assert order[-2:] == [0, 1]
 
 
-def test_the_batch_shrinks_as_the_queue_drains_and_grows_when_it_fills():
-    lease, made = leases()
-    needs = [100, *[1] * 20]
+def looks_until(key, *, quantum):
+    """Looks that an image of one step takes that comes after as many slow ones as there are slots."""
+    scheduler = Scheduler(made(4), Tally(), quantum=quantum)
+    for start in starts([300] * 4 + [1]):
+        scheduler.add(start)
+    for look in range(1, 1000):
+        if any(end.key == key for end in scheduler.advance()):
+            return look
+    raise AssertionError("never")
 
-    list(run(starts(needs), lease, [1, 4, 16], Tally()))
 
-    assert set(made) == {1, 16}
+def test_with_a_quantum_slow_images_make_room():
+    assert looks_until(4, quantum=None) > 300
+    assert looks_until(4, quantum=10) < 15
+
+
+def test_what_is_removed_is_forgotten_in_the_queue_and_in_a_slot():
+    scheduler = Scheduler(made(2), Tally())
+    for start in starts([50, 50, 50, 1]):
+        scheduler.add(start)
+    scheduler.advance()
+
+    scheduler.remove({0, 2})
+
+    ends = []
+    while len(scheduler):
+        ends += scheduler.advance()
+    assert [end.key for end in ends] == [3, 1]
+
+
+def test_the_batch_shrinks_as_the_queue_drains():
+    lease = made(1, 4, 16)
+
+    list(run(starts([100, *[1] * 20]), lease))
+
+    assert set(lease.made) == {1, 16}
+
+
+def test_the_batch_grows_when_more_come():
+    lease = made(1, 4, 16)
+    scheduler = Scheduler(lease, Tally())
+    first, *others = starts([30] * 10)
+    scheduler.add(first)
+    scheduler.advance()
+    assert set(lease.made) == {1}
+
+    for start in others:
+        scheduler.add(start)
+    ends = []
+    while len(scheduler):
+        ends += scheduler.advance()
+
+    assert set(lease.made) >= {1, 16}
+    assert [end.steps for end in ends] == [30] * 10
 
 
 @pytest.mark.parametrize(("low", "high"), [(200, 500), (300, 301)])
 def test_nearly_all_steps_are_useful(low, high):
     needs = torch.randint(low, high, (1024,), generator=torch.Generator().manual_seed(0)).tolist()
-    lease, _ = leases()
     tally = Tally()
 
-    list(run(starts(needs), lease, [1, 4, 16, 64], tally))
+    list(run(starts(needs), made(1, 4, 16, 64), tally))
 
     assert tally.useful == sum(needs) + len(needs)
     assert tally.useful / tally.slot_steps > 0.95
-
-
-def test_a_source_that_has_nothing_for_now_is_asked_again():
-    lease, _ = leases()
-    source = iter([*starts([3]), None, *(Start(key, torch.ones(1, 1, 1), 10) for key in (1, 2)), None])
-
-    ends = list(run(source, lease, [4], Tally()))
-
-    assert sorted(end.key for end in ends) == [0, 1, 2]
-    assert all(a.key != b.key for a, b in pairwise(ends))

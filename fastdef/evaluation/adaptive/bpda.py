@@ -14,7 +14,7 @@ from fastdef.attacks import Goal, Query, QueryResult, white_box
 from fastdef.defense import ActiveDefense
 from fastdef.evaluation.adaptive.noise_seeds import NoiseSeeds
 from fastdef.evaluation.adaptive.target import Target
-from fastdef.runtime.step import MaskedStep
+from fastdef.runtime import MaskedStep
 
 Path = Callable[[Tensor, Tensor], Iterator[Tensor]]  # noisy copies and their ids -> points to take gradients at
 

@@ -1,0 +1,32 @@
+"""A lease of slots that are made when they are asked for, and a scheduler run to its end."""
+
+from fastdef.runtime import Tally
+from fastdef.runtime.scheduler import Scheduler
+
+
+class Made:
+    """Slots by size, each made once."""
+
+    def __init__(self, make, sizes):
+        self.make, self.sizes, self.made = make, sizes, {}
+
+    def slots(self, size):
+        if size not in self.made:
+            self.made[size] = self.make(size)
+        return self.made[size]
+
+    def release(self):
+        self.made = {}
+
+    def halve(self):
+        return False
+
+
+def run(starts, lease, tally=None, **options):
+    """Everything that leaves, as it leaves; a start enters when there is room."""
+    scheduler = Scheduler(lease, tally or Tally(), **options)
+    rest = list(starts)
+    while rest or len(scheduler):
+        while rest and scheduler.room > 0:
+            scheduler.add(rest.pop(0))
+        yield from scheduler.advance()
