@@ -137,13 +137,12 @@ class DrivenEngine(Engine):
         device: str,
     ) -> None:
         super().__init__(description)
-        self._sessions: tuple[InferenceSession, InferenceSession] | None = (step, classifier)
-        self.slots = slots
+        self._opened: tuple[_SlotsOfFile, InferenceSession] | None = (_SlotsOfFile(step, slots=slots), classifier)
         self._device = torch.device(device)
 
     def close(self) -> None:
         """Let go of the engines' memory."""
-        self._sessions = None
+        self._opened = None
 
     def _answer(self, images: Array, ids: Array, seed: int) -> EngineResult:
         pairs = zip(torch.from_numpy(images), ids.tolist(), strict=True)
@@ -157,7 +156,7 @@ class DrivenEngine(Engine):
         )
 
     def _session(self, seed: int) -> Session:
-        step, classifier = _open(self._sessions)
+        slots, classifier = _open(self._opened)
         defense = self.description["defense"]
 
         def noise(ids: Tensor, loop: int, like: Tensor) -> Tensor:
@@ -172,55 +171,36 @@ class DrivenEngine(Engine):
             delta=defense["delta"],
             outer_loops=defense["outer_loops"],
             max_steps=defense["max_steps"],
-            classify_batch=self.slots,
+            classify_batch=slots.most,
         )
-        return Session(_EngineLease(self, step, defense["delta"]), program, Tally())
-
-    def halve(self) -> bool:
-        """Go on with half the slots, for good; False where a single one is left. Warns."""
-        if self.slots == 1:
-            return False
-        self.slots //= 2
-        warnings.warn(f"out of memory: going on with {self.slots} slots", RuntimeWarning, stacklevel=2)
-        return True
-
-    def empty_slots(self, step: InferenceSession, size: int) -> Slots:
-        """As many slots that ``step`` advances."""
-        empty = torch.zeros((size, *self.description["image"]["shape"]), device=self._device)
-
-        def advance(*state: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            images, steps, loss, running = step.run(dict(zip(step.inputs, state, strict=True)))
-            return images, steps, loss, running
-
-        chunk = cpu_chunk(size) if self._device.type == "cpu" else None
-        return Slots(advance, empty, chunk=chunk, layout=torch.contiguous_format)
+        return Session(slots, program, Tally())
 
 
-class _EngineLease:
-    """Slots of an engine, made when they are asked for: see :class:`fastdef.runtime.Lease`."""
+class _SlotsOfFile:
+    """Slots that a file advances, made when they are asked for: see :class:`fastdef.runtime.Pool`."""
 
-    def __init__(self, engine: DrivenEngine, step: InferenceSession, delta: float) -> None:
-        self._engine = engine
+    def __init__(self, step: InferenceSession, *, slots: int) -> None:
+        self.most = slots
         self._step = step
-        self._delta = delta
-        self._taken: dict[int, Slots] = {}
 
     @property
     def sizes(self) -> list[int]:
-        return bucket_sizes(self._engine.slots)
+        return bucket_sizes(self.most)
 
-    def slots(self, size: int) -> Slots:
-        if size not in self._taken:
-            self._taken[size] = self._engine.empty_slots(self._step, size)
-            self._taken[size].clear(self._delta)
-        return self._taken[size]
+    def acquire(self, size: int, like: Tensor) -> Slots:
+        chunk = cpu_chunk(size) if like.device.type == "cpu" else None
+        return Slots(self._advance, like.new_zeros((size, *like.shape)), chunk=chunk, layout=torch.contiguous_format)
 
-    def release(self) -> None:
-        self._taken = {}
+    def release(self, slots: Slots) -> None:
+        """Nothing that is worth keeping."""
 
-    def halve(self) -> bool:
-        self.release()
-        return self._engine.halve()
+    def halve(self) -> None:
+        self.most //= 2
+        warnings.warn(f"out of memory: going on with {self.most} slots", RuntimeWarning, stacklevel=2)
+
+    def _advance(self, *state: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        images, steps, loss, running = self._step.run(dict(zip(self._step.inputs, state, strict=True)))
+        return images, steps, loss, running
 
 
 def load_engine(

@@ -184,7 +184,7 @@ def _single_steps(setting: Setting, stack: ExitStack) -> dict[str, Callable[[], 
         losses(t).sum().backward()
         defense.model.zero_grad()
 
-    slots = _like(defense, setting, compile=True).lease(images[0]).slots(len(images))
+    slots = _like(defense, setting, compile=True).empty_slots(len(images), images[0])
     counts = torch.zeros(len(images), dtype=torch.int32, device=images.device)
     slots.put(list(range(len(images))), range(len(images)), images, counts, counts + 1)
     return {"naive": naive, "compiled": slots.advance_chunk}  # a replayed graph would not ask the allocator

@@ -32,7 +32,7 @@ def _milliseconds(point: dict[str, Any], device: torch.device, turns: int) -> fl
     images = torch.rand(batch, 3, size, size, device=device)
     counts = torch.zeros(batch, dtype=torch.int32, device=device)
     defense = ActiveDefense(model, delta=1e-9, slots=batch)  # a threshold that nothing reaches: every step counts
-    slots = defense.lease(images[0]).slots(batch)
+    slots = defense.empty_slots(batch, images[0])
     slots.put(list(range(batch)), range(batch), images, counts, counts + 10**6)
     for _ in range(2):
         slots.advance()

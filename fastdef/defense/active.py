@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, count, repeat
 from typing import Any
 
@@ -30,12 +30,12 @@ from fastdef.ops import smoothing_loss
 from fastdef.runtime import (
     BatchResult,
     Gradient,
-    Lease,
     MaskedStep,
     Program,
     Request,
     Result,
     Session,
+    Slots,
     Solver,
     StepCache,
     Tally,
@@ -205,7 +205,7 @@ class ActiveDefense(nn.Module):
         """
         images, valid = sanitize_images(images, on_invalid, where="ActiveDefense")
         requests = self._requests(images, ids, budgets, valid, until=_after(deadline))
-        return run_batch(self.session(images.shape[1:]), requests, progress)
+        return run_batch(self.session(), requests, progress)
 
     def stream(
         self,
@@ -244,7 +244,7 @@ class ActiveDefense(nn.Module):
         source = requests()
         first = next(source, None)
         if first is not None:
-            yield from in_order(self.session(first.image.shape), chain([first], source))
+            yield from in_order(self.session(), chain([first], source))
 
     def smooth(
         self,
@@ -268,15 +268,14 @@ class ActiveDefense(nn.Module):
         check_images(images, where="ActiveDefense.smooth")
         added = None if noise is None else check_noise(noise, images)
         requests = self._requests(images, ids, budgets, [True] * len(images), noise=added)
-        return run_batch(self._session(images.shape[1:], classify=None, outer_loops=1), requests)
+        return run_batch(self._session(None, 1), requests)
 
-    def session(
-        self, shape: Sequence[int], *, classify_batch: int | None = None, quantum: int | None = None
-    ) -> Session:
+    def session(self, *, classify_batch: int | None = None, quantum: int | None = None) -> Session:
         """What :meth:`defend`, :meth:`stream` and a server run on: requests in, results out, one look at a time.
 
+        All of its images have one shape.
+
         Args:
-            shape: (C, H, W) of the images.
             classify_batch: smoothed images that are classified together, where as many are to come; as many as there
                 are slots if not given.
             quantum: looks at the device by which an image may be ahead of one that waits before it makes room; nobody
@@ -285,7 +284,7 @@ class ActiveDefense(nn.Module):
         Raises:
             ValueError: for a model in training mode.
         """
-        return self._session(shape, self._classify, self.outer_loops, classify_batch=classify_batch, quantum=quantum)
+        return self._session(self._classify, self.outer_loops, classify_batch=classify_batch, quantum=quantum)
 
     def noised(self, images: Tensor, *, ids: Tensor | None = None) -> Tensor:
         """Step 1 alone: the images with the noise that the first outer loop adds to them.
@@ -323,10 +322,12 @@ class ActiveDefense(nn.Module):
         self.delta = ratio * float(losses.double().mean())
         return self.delta
 
-    def lease(self, image: Tensor) -> Lease:
-        """Slots for images like ``image`` (C, H, W), by number: what a session runs on, and the benchmarks."""
+    def empty_slots(self, size: int, image: Tensor) -> Slots:
+        """As many slots for images like ``image`` (C, H, W), for a benchmark that drives them itself."""
         check_model(self.model)
-        return self._steps.lease(self._place(image), self.delta)
+        slots = self._steps.acquire(size, self._place(image))
+        slots.clear(self.delta)
+        return slots
 
     def masked_step(self, like: Tensor) -> MaskedStep:
         """One step for a batch like ``like`` (N, C, H, W), traced and not compiled: what an exporter takes."""
@@ -347,7 +348,6 @@ class ActiveDefense(nn.Module):
 
     def _session(
         self,
-        shape: Sequence[int],
         classify: Callable[[Tensor], Tensor] | None,
         outer_loops: int,
         *,
@@ -366,7 +366,8 @@ class ActiveDefense(nn.Module):
             classify_batch=classify_batch or self.slots,
             quantum=quantum,
         )
-        return Session(self.lease(torch.empty(tuple(shape))), program, self.tally)
+        check_model(self.model)
+        return Session(self._steps, program, self.tally)
 
     def _classify(self, images: Tensor) -> Tensor:
         # In a batch, a row of the last matrix product is rounded by where it stands.

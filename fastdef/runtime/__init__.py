@@ -8,7 +8,7 @@ from fastdef.runtime.forward import check_weights as check_weights
 from fastdef.runtime.forward import device_and_dtype as device_and_dtype
 from fastdef.runtime.forward import forward as forward
 from fastdef.runtime.forward import to_device as to_device
-from fastdef.runtime.scheduler import Lease as Lease
+from fastdef.runtime.scheduler import Pool as Pool
 from fastdef.runtime.scheduler import Tally as Tally
 from fastdef.runtime.session import BatchResult as BatchResult
 from fastdef.runtime.session import Program as Program

@@ -1,6 +1,5 @@
 """From a model to slots that run: traces, compiles and keeps the tight steps of one model."""
 
-import itertools
 import threading
 import warnings
 from collections import defaultdict
@@ -18,7 +17,6 @@ from fastdef.runtime.step import MaskedStep, Step, compiled
 from fastdef.runtime.trace import traced_step
 
 _Key = tuple[torch.Size, torch.dtype, torch.device]
-_GENERATIONS = itertools.count()
 _CPU_CHUNK = 16  # images a CPU runs at once; measured best on WRN-10-2 and WRN-16-4, 1.2 to 1.4 times faster than 64
 
 
@@ -26,10 +24,11 @@ class StepCache:
     """The compiled steps of one model, one for each batch shape, and a pool of slots to run them on.
 
     A step holds folded copies of the model's weights, and the branches or the fusing weight that were chosen. When a
-    weight, a running statistic, the device or a choice has changed since, all steps are made anew at the next lease.
+    weight, a running statistic, the device or a choice has changed since, all steps are made anew for the next
+    slots.
 
     Attributes:
-        slots: the most that a lease gives.
+        slots: the most that there are at once.
     """
 
     def __init__(
@@ -60,34 +59,30 @@ class StepCache:
         """The numbers of slots there may be, ascending."""
         return bucket_sizes(self.slots) if self._shrinks else [self.slots]
 
-    def lease(self, image: Tensor, delta: float) -> "CachedLease":
-        """Slots for images like ``image`` (C, H, W), with a threshold."""
-        return CachedLease(self, image, delta)
-
-    def acquire(self, key: _Key) -> tuple[Slots, int]:
-        """Slots that nobody else has until they come back, and the generation that they are of."""
+    def acquire(self, size: int, like: Tensor) -> Slots:
+        """Slots for images like ``like`` (C, H, W) that nobody else has until they are released."""
+        key = torch.Size((size, *like.shape)), like.dtype, like.device
         with self._lock:
             if self._fingerprint() != self._made_of:
                 self.forget()
-            return self._idle[key].pop() if self._idle[key] else self._make(key), self._generation
+            slots = self._idle[key].pop() if self._idle[key] else self._make(key)
+            self._made[slots] = key
+            return slots
 
-    def release(self, key: _Key, slots: Slots, generation: int) -> None:
-        """Take slots back; those of an earlier generation hold what the model was, and go."""
+    def release(self, slots: Slots) -> None:
+        """Take slots back; those made before the model changed go."""
         with self._lock:
-            if generation == self._generation:
-                self._idle[key].append(slots)
+            if slots in self._made:
+                self._idle[self._made[slots]].append(slots)
 
-    def halve(self) -> bool:
-        """Half the slots, for good: what the memory cannot hold now it will not hold later. Warns; False at one."""
+    def halve(self) -> None:
+        """Half the slots, for good: what the memory cannot hold now it will not hold later. Warns."""
         with self._lock:
-            if self.slots == 1:
-                return False
-            self.slots //= 2
+            self.slots = max(1, self.slots // 2)
             self.forget()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         warnings.warn(f"out of memory: going on with {self.slots} slots", RuntimeWarning, stacklevel=2)
-        return True
 
     def step(self, example: Tensor) -> MaskedStep:
         """The masked step of a batch like ``example``, traced and not compiled. In float64, all of it is."""
@@ -120,7 +115,7 @@ class StepCache:
         """Drop every compiled step and every slot; they are made anew when they are asked for."""
         self._steps: dict[_Key, Step] = {}
         self._idle: dict[_Key, list[Slots]] = defaultdict(list)
-        self._generation = next(_GENERATIONS)
+        self._made: dict[Slots, _Key] = {}
         self._made_of = self._fingerprint()
 
     def _fingerprint(self) -> tuple[object, ...]:
@@ -128,42 +123,6 @@ class StepCache:
         if any(tensor.is_inference() for tensor in tensors):
             raise ValueError("ActiveDefense needs a model made outside torch.inference_mode, got weights made inside")
         return *((tensor.data_ptr(), tensor._version) for tensor in tensors), routing_state(self._model)
-
-
-class CachedLease:
-    """Slots of a cache that nobody else has until they are released: see :class:`fastdef.runtime.scheduler.Lease`."""
-
-    def __init__(self, cache: StepCache, image: Tensor, delta: float) -> None:
-        self._cache = cache
-        self._image = image
-        self._delta = delta
-        self._taken: dict[int, tuple[Slots, int]] = {}
-
-    @property
-    def sizes(self) -> list[int]:
-        """The numbers of slots there may be, ascending."""
-        return self._cache.sizes
-
-    def slots(self, size: int) -> Slots:
-        """As many slots, empty when they are first asked for, with the threshold set."""
-        if size not in self._taken:
-            self._taken[size] = slots, _ = self._cache.acquire(self._key(size))
-            slots.clear(self._delta)
-        return self._taken[size][0]
-
-    def release(self) -> None:
-        """Give all of them back."""
-        for size, (slots, generation) in self._taken.items():
-            self._cache.release(self._key(size), slots, generation)
-        self._taken = {}
-
-    def halve(self) -> bool:
-        """Drop all of them, and have half as many from now on; False where a single one is left."""
-        self._taken = {}
-        return self._cache.halve()
-
-    def _key(self, size: int) -> _Key:
-        return torch.Size((size, *self._image.shape)), self._image.dtype, self._image.device
 
 
 def cpu_chunk(size: int) -> int:

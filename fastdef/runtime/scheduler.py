@@ -80,24 +80,24 @@ class Tally:
         self.slot_steps = self.useful = 0
 
 
-class Lease(Protocol):
-    """Slots for images of one shape that nobody else has meanwhile."""
+class Pool(Protocol):
+    """Where slots come from."""
 
     @property
     def sizes(self) -> Sequence[int]:
         """The numbers of slots there may be, ascending; one size means no shrinking."""
         ...
 
-    def slots(self, size: int) -> Slots:
-        """As many slots, with their threshold set; the same ones whenever they are asked for again."""
+    def acquire(self, size: int, like: Tensor) -> Slots:
+        """Slots for images like ``like`` (C, H, W) that nobody else has until they are released."""
         ...
 
-    def release(self) -> None:
-        """Give all of them back."""
+    def release(self, slots: Slots) -> None:
+        """Take slots back."""
         ...
 
-    def halve(self) -> bool:
-        """Drop all of them, and have half as many from now on; False where a single one is left."""
+    def halve(self) -> None:
+        """Have half as many from now on, for good. Warns."""
         ...
 
 
@@ -105,14 +105,16 @@ class Scheduler:
     """The images that wait for a slot, and those that have one. Not for two threads at once.
 
     Args:
-        lease: of the slots.
+        pool: of the slots.
+        delta: their threshold.
         tally: counts the work, for benchmarks.
         quantum: looks of the host by which an image may be ahead of one that waits before it makes room and waits
             itself, with its image and its steps kept: slow images cannot hold every slot. None: nobody makes room.
     """
 
-    def __init__(self, lease: Lease, tally: Tally, *, quantum: int | None = None) -> None:
-        self._lease = lease
+    def __init__(self, pool: Pool, delta: float, tally: Tally, *, quantum: int | None = None) -> None:
+        self._pool = pool
+        self._delta = delta
         self._tally = tally
         self._quantum = quantum
         self._order = count()
@@ -120,6 +122,7 @@ class Scheduler:
         self._inside: dict[int, Start] = {}  # by key, as they entered
         self._entered: dict[int, int] = {}  # by key, at which look
         self._looks = 0
+        self._acquired: dict[int, Slots] = {}  # by size
         self._slots: Slots | None = None
 
     def __len__(self) -> int:
@@ -128,7 +131,7 @@ class Scheduler:
     @property
     def room(self) -> int:
         """How many more images would have a slot, or are the first to wait for one."""
-        most = self._lease.sizes[-1]
+        most = self._pool.sizes[-1]
         if self._quantum is None:
             return most - len(self)
         return most - sum(served == 0 for served, _, _ in self._waiting)
@@ -136,6 +139,12 @@ class Scheduler:
     def add(self, start: Start) -> None:
         """Let an image wait for a slot."""
         heapq.heappush(self._waiting, (start.served, next(self._order), start))
+
+    def release(self) -> None:
+        """Give every slot back."""
+        for slots in self._acquired.values():
+            self._pool.release(slots)
+        self._acquired, self._slots = {}, None
 
     def remove(self, keys: set[int]) -> None:
         """Forget images, wherever they are."""
@@ -185,7 +194,7 @@ class Scheduler:
 
     def _fill(self) -> Slots:
         """Choose the number of slots, and fill the empty ones."""
-        sizes = self._lease.sizes
+        sizes = self._pool.sizes
         slots = self._resize(next(size for size in sizes if size >= len(self) or size == sizes[-1]))
         if self._quantum is not None:
             self._make_room(slots, self._quantum)
@@ -196,7 +205,7 @@ class Scheduler:
         slots = self._slots
         if slots is not None and slots.size == size:
             return slots
-        fresh = self._lease.slots(size)
+        fresh = self._acquire(size)
         if slots is not None and self._inside:
             moving = self._where(set(self._inside))
             keys = [key for key in slots.keys if key is not None]
@@ -204,6 +213,13 @@ class Scheduler:
             fresh.put(list(range(len(moving))), keys, images, steps, limits)
         self._slots = fresh
         return fresh
+
+    def _acquire(self, size: int) -> Slots:
+        if size not in self._acquired:
+            like = next(iter(self._inside.values())) if self._inside else self._waiting[0][2]
+            self._acquired[size] = self._pool.acquire(size, like.image)
+            self._acquired[size].clear(self._delta)
+        return self._acquired[size]
 
     def _make_room(self, slots: Slots, quantum: int) -> None:
         """Let the longest served wait, where there is no slot for others who had fewer looks."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from fastdef.runtime.scheduler import End, Lease, Scheduler, Start, Tally
+from fastdef.runtime.scheduler import End, Pool, Scheduler, Start, Tally
 
 
 @dataclass(frozen=True)
@@ -150,13 +150,13 @@ class Session:
     nothing but time is lost. Slots are held while a request is unfinished, and go back when none is.
 
     Args:
-        lease: of the slots.
+        pool: of the slots.
         program: what is done with an image.
         tally: counts the work, for benchmarks.
     """
 
-    def __init__(self, lease: Lease, program: Program, tally: Tally) -> None:
-        self._lease = lease
+    def __init__(self, pool: Pool, program: Program, tally: Tally) -> None:
+        self._pool = pool
         self._program = program
         self._tally = tally
         self._added = 0
@@ -186,7 +186,7 @@ class Session:
     @property
     def chunk(self) -> int:
         """Requests that are noised together: as many as there are slots."""
-        return self._lease.sizes[-1]
+        return self._pool.sizes[-1]
 
     def add(self, request: Request) -> int:
         """Take a request; its number, by which its result is known."""
@@ -219,20 +219,21 @@ class Session:
         try:
             return self._step()
         except torch.OutOfMemoryError:
-            if not self._lease.halve():
+            self._begin()
+            if self.chunk == 1:
                 raise
-        self._begin()
+        self._pool.halve()  # out here, where no traceback holds the memory
         return []
 
     def close(self) -> None:
         """Drop what is unfinished, and give the slots back."""
         self._works.clear()
+        self._scheduler.release()
         self._begin()
-        self._lease.release()
 
     def _begin(self) -> None:
         """With empty slots, and every unfinished request in the queue."""
-        self._scheduler = Scheduler(self._lease, self._tally, quantum=self._program.quantum)
+        self._scheduler = Scheduler(self._pool, self._program.delta, self._tally, quantum=self._program.quantum)
         self._smoothed = []
         self._queue = deque(self._works.values())
         for work in self._queue:
@@ -246,8 +247,7 @@ class Session:
         if self._smoothed and len(self._smoothed) >= min(self._program.classify_batch, len(self._scheduler)):
             results += self._finish()
         if not self._works:
-            self._lease.release()
-            self._begin()
+            self._scheduler.release()
         return results
 
     def _refused(self) -> list[Result]:

@@ -327,9 +327,9 @@ def test_a_threshold_that_is_a_huge_whole_number_is_a_number(model, images):
         ActiveDefense.calibrate,
         ActiveDefense.masked_step,
         lambda defense, images: list(defense.stream(images)),
-        lambda defense, images: defense.lease(images[0]),
+        lambda defense, images: defense.empty_slots(1, images[0]),
     ],
-    ids=["defend", "smooth", "calibrate", "masked_step", "stream", "lease"],
+    ids=["defend", "smooth", "calibrate", "masked_step", "stream", "empty_slots"],
 )
 def test_a_model_left_in_training_mode_is_refused_and_left_as_it_is(images, use):
     model = WideResNet(10, 1, in_channels=1)

@@ -9,7 +9,7 @@ import torch
 from fastdef.runtime.cuda_graph import GraphedSlots, steps_a_look
 from fastdef.runtime.scheduler import Start
 from fastdef.runtime.slots import Slots
-from tests.runtime.leased import Made, run
+from tests.runtime.pools import Made, run
 
 
 class Arrival:
@@ -72,7 +72,7 @@ def starts(deadline=None):
 
 
 def ends(make, sizes, deadline=None, **options):
-    left = sorted(run(starts(deadline), Made(make, sizes), **options), key=lambda end: end.key)
+    left = sorted(run(starts(deadline), Made(make, sizes), 0.5, **options), key=lambda end: end.key)
     return [(end.key, end.image.mean().item(), end.steps, end.loss, end.expired) for end in left]
 
 

@@ -3,7 +3,7 @@ import torch
 
 from fastdef.runtime import Slots, Tally
 from fastdef.runtime.scheduler import Scheduler, Start
-from tests.runtime.leased import Made, run
+from tests.runtime.pools import Made, run
 
 
 def countdown(images, steps, limits, delta):
@@ -14,12 +14,7 @@ def countdown(images, steps, limits, delta):
 
 
 def made(*sizes):
-    def make(size):
-        slots = Slots(countdown, torch.zeros(size, 1, 1, 1))
-        slots.clear(0.0)
-        return slots
-
-    return Made(make, sizes)
+    return Made(lambda size: Slots(countdown, torch.zeros(size, 1, 1, 1)), sizes)
 
 
 def starts(needs, *, limit=10_000, deadline=None):
@@ -31,27 +26,27 @@ def starts(needs, *, limit=10_000, deadline=None):
 def test_every_image_leaves_once_with_its_own_number_of_steps(sizes, quantum):
     needs = torch.randint(0, 50, (40,), generator=torch.Generator().manual_seed(0)).tolist()
 
-    ends = list(run(starts(needs), made(*sizes), quantum=quantum))
+    ends = list(run(starts(needs), made(*sizes), 0.0, quantum=quantum))
 
     assert sorted(end.key for end in ends) == list(range(40))
     assert all(end.steps == needs[end.key] and end.loss == 0.0 and not end.expired for end in ends)
 
 
 def test_an_image_leaves_as_soon_as_it_is_done():
-    order = [end.key for end in run(starts([9, 1, 5, 1]), made(2))]
+    order = [end.key for end in run(starts([9, 1, 5, 1]), made(2), 0.0)]
 
     assert order == [1, 2, 3, 0] or order == [1, 2, 0, 3]
 
 
 def test_a_limit_stops_an_image_that_would_never_finish():
-    (stuck,) = run(starts([1e9], limit=12), made(1))
+    (stuck,) = run(starts([1e9], limit=12), made(1), 0.0)
 
     assert stuck.steps == 12
     assert stuck.loss > 0
 
 
 def test_a_deadline_that_passed_in_the_queue_gives_no_slot_and_says_so():
-    (end,) = run(starts([5], deadline=0.0), made(2))
+    (end,) = run(starts([5], deadline=0.0), made(2), 0.0)
 
     assert (end.expired, end.started, end.steps) == (True, False, 0)
 
@@ -60,7 +55,7 @@ def test_a_passed_deadline_lets_an_image_out_unfinished(monkeypatch):
     clock = iter(range(100))
     monkeypatch.setattr("fastdef.runtime.scheduler.time.monotonic", lambda: next(clock) / 2)
 
-    slow, quick = sorted(run(starts([1e6, 0], deadline=3.0), made(2)), key=lambda end: end.key)
+    slow, quick = sorted(run(starts([1e6, 0], deadline=3.0), made(2), 0.0), key=lambda end: end.key)
 
     assert (slow.expired, slow.started) == (True, True)
     assert slow.image.item() == 1e6 - slow.steps
@@ -68,14 +63,14 @@ def test_a_passed_deadline_lets_an_image_out_unfinished(monkeypatch):
 
 
 def test_slow_images_do_not_hold_up_the_others():
-    order = [end.key for end in run(starts([1000, 1000, *[3] * 100]), made(4))]
+    order = [end.key for end in run(starts([1000, 1000, *[3] * 100]), made(4), 0.0)]
 
     assert order[-2:] == [0, 1]
 
 
 def looks_until(key, *, quantum):
     """Looks that an image of one step takes that comes after as many slow ones as there are slots."""
-    scheduler = Scheduler(made(4), Tally(), quantum=quantum)
+    scheduler = Scheduler(made(4), 0.0, Tally(), quantum=quantum)
     for start in starts([300] * 4 + [1]):
         scheduler.add(start)
     for look in range(1, 1000):
@@ -90,7 +85,7 @@ def test_with_a_quantum_slow_images_make_room():
 
 
 def test_what_is_removed_is_forgotten_in_the_queue_and_in_a_slot():
-    scheduler = Scheduler(made(2), Tally())
+    scheduler = Scheduler(made(2), 0.0, Tally())
     for start in starts([50, 50, 50, 1]):
         scheduler.add(start)
     scheduler.advance()
@@ -104,20 +99,20 @@ def test_what_is_removed_is_forgotten_in_the_queue_and_in_a_slot():
 
 
 def test_the_batch_shrinks_as_the_queue_drains():
-    lease = made(1, 4, 16)
+    pool = made(1, 4, 16)
 
-    list(run(starts([100, *[1] * 20]), lease))
+    list(run(starts([100, *[1] * 20]), pool, 0.0))
 
-    assert set(lease.made) == {1, 16}
+    assert set(pool.made) == {1, 16}
 
 
 def test_the_batch_grows_when_more_come():
-    lease = made(1, 4, 16)
-    scheduler = Scheduler(lease, Tally())
+    pool = made(1, 4, 16)
+    scheduler = Scheduler(pool, 0.0, Tally())
     first, *others = starts([30] * 10)
     scheduler.add(first)
     scheduler.advance()
-    assert set(lease.made) == {1}
+    assert set(pool.made) == {1}
 
     for start in others:
         scheduler.add(start)
@@ -125,7 +120,7 @@ def test_the_batch_grows_when_more_come():
     while len(scheduler):
         ends += scheduler.advance()
 
-    assert set(lease.made) >= {1, 16}
+    assert set(pool.made) >= {1, 16}
     assert [end.steps for end in ends] == [30] * 10
 
 
@@ -134,7 +129,7 @@ def test_nearly_all_steps_are_useful(low, high):
     needs = torch.randint(low, high, (1024,), generator=torch.Generator().manual_seed(0)).tolist()
     tally = Tally()
 
-    list(run(starts(needs), made(1, 4, 16, 64), tally))
+    list(run(starts(needs), made(1, 4, 16, 64), 0.0, tally))
 
     assert tally.useful == sum(needs) + len(needs)
     assert tally.useful / tally.slot_steps > 0.95

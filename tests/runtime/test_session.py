@@ -35,7 +35,7 @@ def test_batch_stream_and_session_are_bitwise_equal_when_deterministic(defense_f
 
     batch = defense.defend(images, ids=ids)
     stream = list(defense.stream(images, ids=ids.tolist()))
-    session = defense.session(images.shape[1:], classify_batch=1, quantum=3)
+    session = defense.session(classify_batch=1, quantum=3)
     numbers = [session.add(Request(image, noise_id)) for image, noise_id in zip(images, ids.tolist(), strict=True)]
     alone = {}
     while session.unfinished:
@@ -70,7 +70,7 @@ def test_out_of_memory_the_slots_are_halved_and_every_image_is_answered(
 
 
 def by_session(defense, images):
-    session, steps = defense.session(images.shape[1:], quantum=2), {}
+    session, steps = defense.session(quantum=2), {}
     for number, image in enumerate(images):
         assert session.add(Request(image, number)) == number
     while session.unfinished:
@@ -118,7 +118,7 @@ def test_where_one_slot_is_too_much_the_error_is_the_memory_s(defense_for, model
 def test_what_is_withdrawn_has_no_result_and_the_others_have_theirs(defense_for, model, images):
     defense = defense_for(model, images, slots=4, deterministic=True)
     expected = defense.defend(images)
-    session = defense.session(images.shape[1:])
+    session = defense.session()
     for number, image in enumerate(images):
         session.add(Request(image, number))
     session.step()  # some have a slot, some wait
@@ -136,7 +136,7 @@ def test_what_is_withdrawn_has_no_result_and_the_others_have_theirs(defense_for,
 
 def test_a_deadline_that_passes_before_a_slot_is_no_answer(defense_for, model, images):
     defense = defense_for(model, images, slots=2, outer_loops=2)
-    session = defense.session(images.shape[1:])
+    session = defense.session()
     late = session.add(Request(images[0], 0, deadline=time.monotonic() - 1))
     good = session.add(Request(images[1], 1))
     results = {}
@@ -163,7 +163,7 @@ def test_without_a_seed_the_same_image_meets_new_noise_by_every_way(model, image
     defense = ActiveDefense(model, compile=False, beta=3.0, slots=8, seed=None, outer_loops=loops, deterministic=True)
     defense.calibrate(images)
     one = images[:1].expand(3, -1, -1, -1)
-    session = defense.session(images.shape[1:])
+    session = defense.session()
     for image in one:
         session.add(Request(image))
     seen = [*defense.defend(one).images, *defense.smooth(one).images, *(r.image for r in defense.stream(one))]
@@ -189,7 +189,7 @@ def test_with_a_seed_the_same_image_meets_the_same_noise(defense_for, model, ima
 
 def test_slots_go_back_when_nothing_is_under_way(defense_for, model, images):
     defense = defense_for(model, images, slots=4)
-    session = defense.session(images.shape[1:])
+    session = defense.session()
     session.add(Request(images[0], 0))
     while session.unfinished:
         session.step()

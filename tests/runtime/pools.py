@@ -1,4 +1,4 @@
-"""A lease of slots that are made when they are asked for, and a scheduler run to its end."""
+"""A pool of slots that are made when they are asked for, and a scheduler run to its end."""
 
 from fastdef.runtime import Tally
 from fastdef.runtime.scheduler import Scheduler
@@ -10,21 +10,17 @@ class Made:
     def __init__(self, make, sizes):
         self.make, self.sizes, self.made = make, sizes, {}
 
-    def slots(self, size):
-        if size not in self.made:
-            self.made[size] = self.make(size)
+    def acquire(self, size, like):
+        self.made[size] = self.make(size)
         return self.made[size]
 
-    def release(self):
-        self.made = {}
-
-    def halve(self):
-        return False
+    def release(self, slots):
+        pass
 
 
-def run(starts, lease, tally=None, **options):
+def run(starts, pool, delta, tally=None, **options):
     """Everything that leaves, as it leaves; a start enters when there is room."""
-    scheduler = Scheduler(lease, tally or Tally(), **options)
+    scheduler = Scheduler(pool, delta, tally or Tally(), **options)
     rest = list(starts)
     while rest or len(scheduler):
         while rest and scheduler.room > 0:
