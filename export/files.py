@@ -148,20 +148,20 @@ def serialise(artefact: Artefact, described: dict[str, Any], *, opset: int = OPS
 
 def _reason(error: BaseException, artefact: Artefact) -> str:
     """The operator that ONNX has no form for and the layer it is in, where that is what stopped the exporter."""
-    told = []
+    messages = []
     cause: BaseException | None = error
     while cause is not None:
-        told.append(" ".join(str(cause).split()))
+        messages.append(" ".join(str(cause).split()))
         cause = cause.__cause__
-    if node := re.search(r"node %(\w+)", " ".join(told)):
+    if node := re.search(r"node %(\w+)", " ".join(messages)):
         with torch.no_grad(), quiet():
             program = torch.export.export(artefact.module, tuple(artefact.inputs.values()), strict=False)
-        for found in program.run_decompositions().graph.nodes:
-            if found.name == node[1]:
-                layer = [path for path, _ in found.meta.get("nn_module_stack", {}).values() if path]
+        for operator in program.run_decompositions().graph.nodes:
+            if operator.name == node[1]:
+                layer = [path for path, _ in operator.meta.get("nn_module_stack", {}).values() if path]
                 name = re.sub(r"^(loop\.)?(model\.)*", "", layer[-1]) if layer else "at the top"  # not our wrappers
-                return f"the layer {name!r} has {found.target}, which ONNX has no form for"
-    return told[-1][:400]
+                return f"the layer {name!r} has {operator.target}, which ONNX has no form for"
+    return messages[-1][:400]
 
 
 def _describe(value: Tensor) -> dict[str, Any]:

@@ -97,11 +97,11 @@ class Whole:
     allowed: Allowed
 
     @classmethod
-    def of(cls, name: str, found: Ends, expected: Ends, allowed: Allowed) -> "Whole":
+    def of(cls, name: str, ends: Ends, expected: Ends, allowed: Allowed) -> "Whole":
         """Compare."""
-        steps = (found.steps - expected.steps).abs()
-        apart = (found.probabilities - expected.probabilities).abs().amax(1)
-        decided = found.probabilities.argmax(1) == expected.probabilities.argmax(1)
+        steps = (ends.steps - expected.steps).abs()
+        apart = (ends.probabilities - expected.probabilities).abs().amax(1)
+        decided = ends.probabilities.argmax(1) == expected.probabilities.argmax(1)
         return cls(
             name,
             steps_equal=float((steps == 0).float().mean()),
@@ -168,8 +168,8 @@ def _findings(checkpoint: Checkpoint, folder: Path, images: Tensor) -> Iterator[
     for name, driven in (("defended.onnx", False), ("step.onnx, driven", True)):
         with load_engine(folder, driven=driven) as engine:
             got = engine(images.numpy(), seed=defense.seed)
-        found = Ends(torch.from_numpy(got.steps), torch.from_numpy(got.probabilities))
-        yield Whole.of(name, found, single, SINGLE)
+        ends = Ends(torch.from_numpy(got.steps), torch.from_numpy(got.probabilities))
+        yield Whole.of(name, ends, single, SINGLE)
 
 
 def _one_step(defense: ActiveDefense, folder: Path, images: Tensor) -> Iterator[Part]:
@@ -182,12 +182,12 @@ def _one_step(defense: ActiveDefense, folder: Path, images: Tensor) -> Iterator[
     session = OnnxSession(folder / "step.onnx", CPU)
     # The file takes several steps a call, of which the limit allows one; its loss is that of the last look.
     got = session.run(dict(zip(session.inputs, state, strict=True)))
-    _, _, found, _ = step(got[0], *state[1:])
+    _, _, loss, _ = step(got[0], *state[1:])
     length = (moved - noised).flatten(1).norm(dim=1)
     yield Part(
         "step.onnx: images_out, over a step", float(((got[0] - moved).flatten(1).norm(dim=1) / length).max()), STEP
     )
-    yield Part("step.onnx: loss, relative", float(((got[2] - found) / found).abs().max()), LOSS)
+    yield Part("step.onnx: loss, relative", float(((got[2] - loss) / loss).abs().max()), LOSS)
 
 
 def _whole_in_double(defense: ActiveDefense, folder: Path, images: Tensor, ids: Tensor) -> Iterator[Finding]:

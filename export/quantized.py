@@ -36,10 +36,10 @@ class Cost:
     file_bytes: dict[str, int]
 
     def __str__(self) -> str:
-        told = (
+        forms = (
             f"{name} {value:.1%} ({self.file_bytes[name] / 2**20:.1f} MiB)" for name, value in self.accuracy.items()
         )
-        return f"accuracy on {self.images} images: " + ", ".join(told)
+        return f"accuracy on {self.images} images: " + ", ".join(forms)
 
 
 def export_small(checkpoint: Checkpoint, folder: Path, calibration: Tensor) -> list[Path]:

@@ -47,10 +47,10 @@ def tensorrt() -> Any:
     Raises:
         ValueError: if neither is installed.
     """
-    found = next((name for name in PACKAGES if importlib.util.find_spec(name)), None)
-    if found is None:
+    package = next((name for name in PACKAGES if importlib.util.find_spec(name)), None)
+    if package is None:
         raise ValueError("engines need TensorRT: install fastdef[gpu] (tensorrt) or fastdef[rtx] (tensorrt_rtx)")
-    return importlib.import_module(found)
+    return importlib.import_module(package)
 
 
 def export_engines(
@@ -75,7 +75,7 @@ def export_engines(
     files = read(manifest_path)["files"]
     options = options or EngineOptions()
     # What was made of another file, such as a quantised classifier, is an end in itself.
-    own = [Path(file).stem for file, told in files.items() if file.endswith(".onnx") and "of" not in told]
+    own = [Path(file).stem for file, facts in files.items() if file.endswith(".onnx") and "of" not in facts]
     written = {}
     for name in names or own:
         content = _build(trt, folder / f"{name}.onnx", options)
@@ -89,7 +89,7 @@ def export_engines(
             "built_by": f"{trt.__name__} {trt.__version__}",
             "batches": list(options.batches),
         }
-    name_files(manifest_path, {path.name: told for path, told in written.items()})
+    name_files(manifest_path, {path.name: facts for path, facts in written.items()})
     return list(written)
 
 

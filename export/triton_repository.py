@@ -37,8 +37,8 @@ def write_repository(folder: Path, repository: Path, *, name: str = "fastdef", m
     try:
         file, source, labels, config = _plan(manifest, name, max_batch)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
-        told = " ".join(f"{type(error).__name__} {error}".split())
-        raise ValueError(f"{folder / MANIFEST} does not describe what is to be served: {told}") from error
+        reason = " ".join(f"{type(error).__name__} {error}".split())
+        raise ValueError(f"{folder / MANIFEST} does not describe what is to be served: {reason}") from error
     model = repository / name
     make_folder(model / "1")
     with atomic_write(model / "1" / file) as temporary:
