@@ -99,6 +99,8 @@ def _artefacts(checkpoint: Checkpoint, shape: tuple[int, int, int], dtype: torch
         return
     defense = ActiveDefense.from_checkpoint(checkpoint, compile=False, dtype=dtype)
     step = defense.masked_step(images)
+    if not step.any_batch:
+        raise ValueError("the export needs a network that can be traced for any batch size, got one that cannot")
     counts = torch.zeros(3, dtype=torch.int32)
     state = {"images": images, "steps": counts, "limits": counts + 1, "delta": torch.tensor(defense.delta)}
     yield Artefact("step", Steps(step, STEPS_A_CALL), state, ("images_out", "steps_out", "loss", "running"))

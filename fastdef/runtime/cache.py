@@ -3,18 +3,19 @@
 import threading
 import warnings
 from collections import defaultdict
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from fastdef.nn import prefix, routing_state
+from fastdef.runtime.checked import checked_step, is_random
 from fastdef.runtime.cuda_graph import GraphedSlots
 from fastdef.runtime.forward import forward
 from fastdef.runtime.modes import own_modes
 from fastdef.runtime.slots import Slots
 from fastdef.runtime.solvers import Solver
 from fastdef.runtime.step import MaskedStep, Step, compiled
-from fastdef.runtime.trace import traced_step
 
 _Key = tuple[torch.Size, torch.dtype, torch.device]
 _CPU_CHUNK = 16  # images a CPU runs at once; measured best on WRN-10-2 and WRN-16-4, 1.2 to 1.4 times faster than 64
@@ -90,7 +91,17 @@ class StepCache:
         with own_modes(example.device):
             fresh = torch.zeros(example.shape, dtype=example.dtype, device=example.device)  # no inference tensor
             forward(self._network, fresh)  # where it does not take such images, that is said of them and not of a trace
-            return MaskedStep(traced_step(self._network, fresh, dtype=dtype), self._solver, clamp=self._clamp)
+            self._check_random(fresh)
+            return MaskedStep(checked_step(self._network, fresh, dtype=dtype), self._solver, clamp=self._clamp)
+
+    def _check_random(self, images: Tensor) -> None:
+        if not is_random(partial(forward, self._model), torch.rand_like(images[:2])):
+            return
+        if not self._shrinks:
+            raise ValueError(
+                "deterministic needs a model that answers the same twice, got a random one (dropout left on?)"
+            )
+        warnings.warn("the model is random: two calls give one image two answers", RuntimeWarning, stacklevel=2)
 
     def _make(self, key: _Key) -> Slots:
         with own_modes(key[2]):
@@ -98,22 +109,26 @@ class StepCache:
 
     def _empty_slots(self, key: _Key) -> Slots:
         shape, dtype, device = key
-        if device.type == "cuda":
-            return GraphedSlots(self._step(key), torch.zeros(shape, dtype=dtype, device=device))
-        chunk = cpu_chunk(shape[0])
+        chunk = cpu_chunk(shape[0]) if device.type == "cpu" else shape[0]
         step = self._step((torch.Size((chunk, *shape[1:])), dtype, device))
-        return Slots(step, torch.zeros(shape, dtype=dtype, device=device), chunk=chunk)
+        images = torch.zeros(shape, dtype=dtype, device=device)
+        if device.type == "cpu" or not self._traced[step]:  # what runs Python in between is no CUDA graph
+            return Slots(step, images, chunk=chunk)
+        return GraphedSlots(step, images)
 
     def _step(self, key: _Key) -> Step:
         shape, dtype, device = key
         if key not in self._steps:
-            step = self.step(torch.zeros(shape, dtype=dtype, device=device))
-            self._steps[key] = compiled(step, torch.zeros(shape, dtype=dtype, device=device)) if self._compile else step
+            images = torch.zeros(shape, dtype=dtype, device=device)
+            step = self.step(images)
+            fast = compiled(step, images) if self._compile and step.traced else step
+            self._steps[key], self._traced[fast] = fast, step.traced
         return self._steps[key]
 
     def forget(self) -> None:
         """Drop every compiled step and every slot; they are made anew when they are asked for."""
         self._steps: dict[_Key, Step] = {}
+        self._traced: dict[Step, bool] = {}
         self._idle: dict[_Key, list[Slots]] = defaultdict(list)
         self._made: dict[Slots, _Key] = {}
         self._made_of = self._fingerprint()

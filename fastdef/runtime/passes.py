@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._decomp import get_decompositions
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
@@ -15,26 +16,31 @@ aten = torch.ops.aten
 
 
 def eval_batch_norm(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, *rest: Any
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, var: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Batch norm in eval mode as the affine map it is; for a decomposition table.
 
-    ``rest`` is (training, momentum, eps) or (momentum, eps), as the ATen variants have it.
+    ``rest`` is (training, momentum, eps) or (momentum, eps), as the ATen variants have it. One that normalizes by what
+    it is given, as instance norm and standardized weights do, stays what it is.
 
     Raises:
         ValueError: if the network was traced in training mode.
     """
     if len(rest) == 3 and rest[0]:
-        raise ValueError("the defense needs a model in eval mode, got one whose batch norm is training")
+        if mean is not None:
+            raise ValueError("the defense needs a model in eval mode, got one whose batch norm is training")
+        return NotImplemented
     scale = torch.rsqrt(var + rest[-1])
     scale = scale if weight is None else weight * scale
-    shift = -mean * scale if bias is None else bias - mean * scale
+    shift = -mean * scale if bias is None else bias - mean * scale  # type: ignore[operator]
     shape = (1, -1) + (1,) * (x.ndim - 2)
     return x * scale.view(shape) + shift.view(shape), x.new_empty(0), x.new_empty(0)
 
 
 def cudnn_batch_norm(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The same as cuDNN's variant returns it: with a reserve, which only training fills."""
+    if args[5]:
+        return NotImplemented
     y, mean, invstd = eval_batch_norm(*args)
     return y, mean, invstd, y.new_empty(0, dtype=torch.uint8)
 
@@ -47,6 +53,17 @@ BATCH_NORM_TABLE: Table = {
     aten.cudnn_batch_norm.default: cudnn_batch_norm,
     aten.miopen_batch_norm.default: eval_batch_norm,
 }
+
+
+# Norms as the sums they are: their kernels take one layout, and here an activation may lie in another.
+NORM_TABLE: Table = get_decompositions(
+    [
+        aten.native_group_norm,
+        aten.native_group_norm_backward,
+        aten.native_layer_norm,
+        aten.native_layer_norm_backward,
+    ]
+)
 
 
 def detach_constants(graph: GraphModule, *, dtype: torch.dtype) -> None:
@@ -63,16 +80,34 @@ def detach_constants(graph: GraphModule, *, dtype: torch.dtype) -> None:
 
 
 def fold_constants(graph: GraphModule) -> None:
-    """Compute now whatever hangs on constants alone, such as a batch norm's scale and shift."""
+    """Compute now whatever hangs on constants alone: a batch norm's scale and shift, a weight's parametrization."""
+    known: dict[Node, Any] = {}
     for node in list(graph.graph.nodes):
-        if node.op != "call_function" or not node.all_input_nodes:
-            continue
-        if all(source.op == "get_attr" for source in node.all_input_nodes):
-            args, kwargs = map_arg((node.args, node.kwargs), lambda source: _constant(graph, source))
-            value = node.target(*args, **kwargs)
+        if node.op == "get_attr":
+            known[node] = _constant(graph, node)
+        elif node.op == "call_function" and node.all_input_nodes and known.keys() >= set(node.all_input_nodes):
+            args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
+            known[node] = value = node.target(*args, **kwargs)
             if isinstance(value, Tensor):
-                _replace(graph, node, value)
+                known[_replace(graph, node, value)] = value
     _clean(graph)
+
+
+def free_views(graph: GraphModule) -> None:
+    """Let a view be a reshape: constants are channels_last here, and what comes of them may be."""
+    for node in graph.graph.nodes:
+        if node.target in (aten.view.default, aten._unsafe_view.default):
+            node.target = aten.reshape.default
+        elif node.target is aten.as_strided.default and _is_reshape(node):
+            node.target, node.args = aten.reshape.default, node.args[:2]
+    _clean(graph)
+
+
+def _is_reshape(node: Node) -> bool:
+    """Whether an ``as_strided`` took all of a contiguous tensor in order, when it was traced."""
+    (source, *_), result = node.all_input_nodes, node.meta["val"]
+    source = source.meta["val"]
+    return source.is_contiguous() and result.is_contiguous() and source.numel() == result.numel()
 
 
 def fold_affine(graph: GraphModule) -> None:
@@ -186,8 +221,10 @@ def _insert(graph: GraphModule, before: Node, value: Tensor) -> Node:
         return graph.graph.get_attr(f"constant{index}")
 
 
-def _replace(graph: GraphModule, node: Node, value: Tensor) -> None:
-    node.replace_all_uses_with(_insert(graph, node, value))
+def _replace(graph: GraphModule, node: Node, value: Tensor) -> Node:
+    constant = _insert(graph, node, value)
+    node.replace_all_uses_with(constant)
+    return constant
 
 
 def _plane(node: Node) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from fastdef.runtime.plain import PlainStep
 from fastdef.runtime.solvers import Solver
 from fastdef.runtime.trace import TracedStep
 
@@ -20,11 +21,21 @@ class MaskedStep(nn.Module):
     The mask is computed on the device in every step, so how often the host looks at it never changes a result.
     """
 
-    def __init__(self, step: TracedStep, solver: Solver, *, clamp: bool) -> None:
+    def __init__(self, step: TracedStep | PlainStep, solver: Solver, *, clamp: bool) -> None:
         super().__init__()
         self.step = step
         self.solver = solver
         self.clamp = clamp
+
+    @property
+    def traced(self) -> bool:
+        """Whether it is one graph, which a compiler takes."""
+        return isinstance(self.step, TracedStep)
+
+    @property
+    def any_batch(self) -> bool:
+        """Whether it is one graph for every batch size, which an exporter takes."""
+        return isinstance(self.step, TracedStep) and self.step.any_batch
 
     def forward(
         self, images: Tensor, steps: Tensor, limits: Tensor, delta: Tensor

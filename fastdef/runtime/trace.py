@@ -30,7 +30,10 @@ class TracedStep(nn.Module):
     Attributes:
         graph: the traced graph; its constants are its own, copied when it was made.
         features: M, the number of features of one image.
+        any_batch: whether it was seen to hold for another batch size than that of its example, as an export needs.
     """
+
+    any_batch = False
 
     def __init__(self, graph: GraphModule, *, features: int) -> None:
         super().__init__()
@@ -56,9 +59,10 @@ def traced_step(network: Features, example: Tensor, *, dtype: torch.dtype = torc
         ValueError: if the network is in training mode, or its features are not (N, ...) with a gradient.
     """
     with torch.no_grad():
-        forward = _trace(torch.func.functionalize(network), example, passes.BATCH_NORM_TABLE)
-        passes.detach_constants(forward, dtype=example.dtype)
+        forward = _trace(torch.func.functionalize(network), example, {**passes.BATCH_NORM_TABLE, **passes.NORM_TABLE})
+        passes.free_views(forward)
         passes.fold_constants(forward)
+        passes.detach_constants(forward, dtype=example.dtype)
         passes.fold_affine(forward)
         passes.detach_constants(forward, dtype=dtype)
     shapes: list[torch.Size] = []
@@ -72,11 +76,11 @@ def traced_step(network: Features, example: Tensor, *, dtype: torch.dtype = torc
         (direction,) = torch.autograd.grad(features, images, field)
         return loss, direction
 
-    graph = _trace(loss_and_direction, example, {})
+    graph = _trace(loss_and_direction, example, passes.NORM_TABLE)
     passes.drop_detach(graph)
+    passes.free_batch(graph)
     passes.unroll_convolution_backward(graph)
     passes.relu_masks(graph)
-    passes.free_batch(graph)
     return TracedStep(graph, features=shapes[0][1:].numel())
 
 

@@ -1,0 +1,122 @@
+"""A step that is what autograd says: traced where the trace holds, else plain."""
+
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+
+import torch
+from torch import Tensor
+
+from fastdef.runtime.plain import PlainStep, plain_step
+from fastdef.runtime.trace import TracedStep, traced_step
+
+_TRIES = 3  # a feature at the mean flips its sign between two right programs; not in three draws
+# Relative difference that is allowed of the loss and of the direction; right traces are two orders of magnitude below.
+_ALLOWED = {torch.float32: (1e-4, 1e-3), torch.float64: (1e-10, 1e-8)}
+_ALONE = 1e-3  # relative difference of an image's features alone and among others
+Network = Callable[[Tensor], Tensor]
+
+
+class _NotEqualError(Exception):
+    """Says how far a trace is from autograd."""
+
+
+def checked_step(network: Network, example: Tensor, *, dtype: torch.dtype) -> TracedStep | PlainStep:
+    """The traced step where it is what autograd says on random images, else the plain one, with a warning why.
+
+    It must hold at the example's batch size; whether it does at another is noted in ``any_batch``.
+
+    Args:
+        network: the part of a model up to the smoothed layer, in eval mode.
+        example: (N, C, H, W) images of the batch shape wanted, on the device wanted; values do not matter.
+        dtype: of the convolutions; what is checked is the trace in the images' own precision.
+
+    Raises:
+        ValueError: where an image's features hang on its neighbours, or have no gradient: there is no defense then.
+    """
+    features = _check_alone(network, example)
+    try:
+        return _traced(network, example, dtype)
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except Exception as error:  # whatever a trace stumbles over, autograd may not
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    warnings.warn(
+        f"the network cannot be traced, so the defense runs it plainly, uncompiled and several times slower: {reason}",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return PlainStep(network, features=features)
+
+
+@torch.no_grad()
+def is_random(network: Network, images: Tensor) -> bool:
+    """Whether two calls give one image two answers."""
+    return _relative(network(images), network(images)) > _ALONE
+
+
+def _traced(network: Network, example: Tensor, dtype: torch.dtype) -> TracedStep:
+    step = traced_step(network, example, dtype=example.dtype)
+    _compare(step, network, example, len(example))
+    other = step if dtype == example.dtype else traced_step(network, example, dtype=dtype)
+    with suppress(Exception):  # what its operators say where they hold for one size alone
+        _compare(step, network, example, _another(len(example)))
+        other.any_batch = True
+    return other
+
+
+def _check_alone(network: Network, example: Tensor) -> int:
+    """M, of a network that gives an image the same features and gradient whoever its neighbours are.
+
+    Raises:
+        ValueError: for one that does not, be it that it is made so, or that an operator's backward is wrong.
+    """
+    images = _random(example, seed=0, size=3)
+    with torch.no_grad():
+        alone, among = network(images[:1]), network(images)[:1]
+    if is_random(network, images):
+        warnings.warn("the network up to the smoothed layer is random (dropout left on?)", RuntimeWarning, stacklevel=3)
+        return alone.numel()
+    if _relative(among, alone) > _ALONE:
+        needed, got = "features of each image alone", "a layer whose output hangs on the rest of the batch"
+        raise ValueError(f"the defense needs {needed}, got {got}")
+    if not any(_same_gradient(network, _random(example, seed=seed, size=3)) for seed in range(_TRIES)):
+        got = "autograd gives it another among others: an operator's backward is wrong"
+        raise ValueError(f"the defense needs the gradient of each image alone, and {got}")
+    return alone.numel()
+
+
+def _same_gradient(network: Network, images: Tensor) -> bool:
+    alone, among = plain_step(network, images[:1])[1], plain_step(network, images)[1][:1]
+    return _relative(among, alone) <= _ALLOWED[images.dtype][1]
+
+
+def _compare(step: TracedStep, network: Network, example: Tensor, size: int) -> None:
+    loss_allowed, direction_allowed = _ALLOWED[example.dtype]
+    worst = (float("inf"), float("inf"))
+    for seed in range(1, 1 + _TRIES):
+        images = _random(example, seed=seed, size=size)
+        loss, direction = step(images)
+        expected_loss, expected = plain_step(network, images)
+        apart = _relative(loss, expected_loss), _relative(direction, expected)
+        if apart[0] <= loss_allowed and apart[1] <= direction_allowed:
+            return
+        worst = min(worst, apart)
+    raise _NotEqualError(f"its trace is {worst[0]:.2%} off in the loss and {worst[1]:.2%} in the gradient")
+
+
+def _relative(value: Tensor, expected: Tensor) -> float:
+    """Norm of the difference over the norm; what is not finite is infinitely far."""
+    value, expected = value.double(), expected.double()
+    apart = float((value - expected).norm() / expected.norm().clamp_min(1e-30))
+    return apart if apart == apart else float("inf")
+
+
+def _random(example: Tensor, *, seed: int, size: int | None = None) -> Tensor:
+    shape = (size or len(example), *example.shape[1:])
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(shape, generator=generator, dtype=example.dtype).to(example.device)
+
+
+def _another(size: int) -> int:
+    return size // 2 if size > 1 else 2
