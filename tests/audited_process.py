@@ -111,10 +111,10 @@ def served(folder: Path) -> None:
     import uvicorn
 
     import fastdef
-    from fastdef.serving import Batcher, application
+    from fastdef.serving import Worker, application
 
     checkpoint = fastdef.load(folder / "model.safetensors")
-    batcher = Batcher(fastdef.ActiveDefense.from_checkpoint(checkpoint, slots=2, compile=False), (1, 28, 28))
+    batcher = Worker(fastdef.ActiveDefense.from_checkpoint(checkpoint, slots=2, compile=False), (1, 28, 28))
     app = application(batcher, classes=checkpoint.classes, shape=(1, 28, 28))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
     thread = threading.Thread(target=server.run)

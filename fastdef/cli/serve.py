@@ -1,5 +1,6 @@
 """``fastdef serve``: a defended classifier over HTTP."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -20,16 +21,19 @@ def serve(
     max_steps: Annotated[int | None, typer.Option(min=1, help="steps an image may take")] = None,
     longest: Annotated[float, typer.Option(min=0.001, help="seconds an image may take, its wait included")] = 30.0,
     max_bytes: Annotated[int, typer.Option(min=1, help="of a request's body")] = 1 << 20,
+    body_seconds: Annotated[float, typer.Option(min=0.1, help="seconds a request may take to come")] = 10.0,
+    keep_alive: Annotated[int, typer.Option(min=1, help="seconds an idle connection is kept")] = 5,
+    connections: Annotated[int, typer.Option(min=1, help="open at a time; another is closed at once")] = 512,
+    grace: Annotated[float, typer.Option(min=0, help="seconds for what was accepted, when told to stop")] = 35.0,
     replay: Annotated[bool, typer.Option("--replay", help="let requests choose what their noise hangs on")] = False,
     seed: Annotated[int | None, typer.Option(min=0, help="of the noise, with --replay; else the system's")] = None,
     compile: Annotated[bool, typer.Option(help="torch.compile the step")] = True,
     device: Device = DEFAULT_DEVICE,
 ) -> None:
-    """Serve POST /classify (PNG, JPEG, raw float32 or JSON), /health and /metrics until it is told to stop."""
+    """Serve POST /classify (PNG, JPEG, raw float32, JSON, forms), KServe v2, /docs, /health and /metrics."""
     try:
-        import uvicorn
-
-        from fastdef.serving import Batcher, application
+        from fastdef.serving import Worker, application
+        from fastdef.serving.run import serve as serve_application
     except ImportError as error:
         raise ValueError(f"serve needs {error.name}: pip install 'fastdef[serve]'") from error
     if seed is not None and not replay:
@@ -38,10 +42,24 @@ def serve(
     options = {} if max_steps is None else {"max_steps": max_steps}
     defense = ActiveDefense.from_checkpoint(checkpoint, seed=seed, slots=slots, compile=compile, **options)
     shape = image_shape(checkpoint, size)
-    batcher = Batcher(defense, shape, queue_size=queue, longest=longest)
-    try:
-        batcher.warm()
-        app = application(batcher, classes=checkpoint.classes, shape=shape, max_bytes=max_bytes, replay=replay)
-        uvicorn.run(app, host=host, port=port, log_level="info", access_log=False)
-    finally:
-        batcher.close()
+    with Worker(defense, shape, queue_size=queue, longest=longest) as worker:
+        worker.warm()
+        app = application(
+            worker,
+            classes=checkpoint.classes,
+            shape=shape,
+            name=model.stem,
+            max_bytes=max_bytes,
+            body_seconds=body_seconds,
+            grace=grace,
+            replay=replay,
+        )
+        serve_application(
+            app,
+            host=host,
+            port=port,
+            connections=connections,
+            head_seconds=body_seconds,
+            timeout_keep_alive=keep_alive,
+            timeout_graceful_shutdown=math.ceil(grace),
+        )

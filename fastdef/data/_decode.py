@@ -37,14 +37,15 @@ def read_bytes(file: Path) -> bytes:
         raise ValueError(f"{file} needs to be a readable file: {error.strerror or one_line(error)}") from error
 
 
-def decode(encoded: bytes, *, mode: str, name: str) -> Tensor:
+def decode(encoded: bytes, *, mode: str, name: str, size: tuple[int, int] | None = None) -> Tensor:
     """One PNG or JPEG -> (C, H, W) uint8.
 
     Raises:
-        ValueError: naming ``name``, if it is not a whole image of a sane size.
+        ValueError: naming ``name``, if it is not a whole image of a sane size; before it is decoded, if it is not of
+            ``size`` (H, W) where one is given.
     """
     with _no_warnings():
-        return _to_tensor(_decode(encoded, mode, name)[None])[0]
+        return _to_tensor(_decode(encoded, mode, name, size)[None])[0]
 
 
 def decode_all(encoded: Iterable[tuple[str, bytes]], count: int, *, mode: str, size: int | None = None) -> Tensor:
@@ -85,7 +86,7 @@ def _decode_part(part: list[tuple[str, bytes]], mode: str) -> list[Array]:
     return [_decode(encoded, mode, name) for name, encoded in part]
 
 
-def _decode(encoded: bytes, mode: str, name: str) -> Array:
+def _decode(encoded: bytes, mode: str, name: str, size: tuple[int, int] | None = None) -> Array:
     """(H, W) or (H, W, 3) uint8."""
     from PIL import Image, UnidentifiedImageError
 
@@ -93,12 +94,14 @@ def _decode(encoded: bytes, mode: str, name: str) -> Array:
     try:
         with Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG")) as image:
             width, height = image.size
-            if width * height <= _MOST_PIXELS:
+            if width * height <= _MOST_PIXELS and size in (None, (height, width)):
                 array = np.array(_eight_bits(image).convert(mode))
     except UnidentifiedImageError as error:
         raise ValueError(f"{name} is not a whole PNG or JPEG, got {len(encoded)} bytes of something else") from error
     except Exception as error:  # on damaged input Pillow raises what it stumbles over, from OSError to KeyError
         raise ValueError(f"{name} is not a whole PNG or JPEG: {one_line(error)}") from error
+    if array is None and size is not None:
+        raise ValueError(f"{name} needs to be {size[0]} x {size[1]} pixels, got {height} x {width}; or ask to resize")
     if array is None:
         raise ValueError(f"{name} needs at most {_MOST_PIXELS} pixels, got {width} x {height}")
     return array

@@ -48,12 +48,10 @@ def decode_image(
     modes = {1: "L", 3: "RGB"}
     if channels not in modes:
         raise ValueError(f"images have 1 or 3 channels, got {channels}")
-    image = decode(encoded, mode=modes[channels], name=name).float() / 255
+    expected = None if resize else (size[0], size[1])
+    image = decode(encoded, mode=modes[channels], name=name, size=expected).float() / 255
     if image.shape[1:] == tuple(size):
         return image
-    if not resize:
-        got = f"{image.shape[1]} x {image.shape[2]}"
-        raise ValueError(f"{name} needs to be {size[0]} x {size[1]} pixels, got {got}; or ask to resize")
     return interpolate(image[None], size, mode="bilinear", antialias=True)[0].clamp(0, 1)
 
 

@@ -1,169 +1,88 @@
 """The web application: images in, answers out, and what a watcher wants to know."""
 
 import asyncio
-import json
-import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-import torch
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from torch import Tensor
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from fastdef.data import decode_image
-from fastdef.serving.batcher import Batcher, Full, Reply
+from fastdef.serving.asking import Service
+from fastdef.serving.bodies import Refusal, number, read_image
+from fastdef.serving.kserve import kserve
+from fastdef.serving.metrics import Metrics
+from fastdef.serving.worker import Worker
 
-_IMAGE_TYPES = ("image/png", "image/jpeg")
-_RAW = "application/octet-stream"
-
-
-class _Metrics:
-    """Counted for Prometheus, each application its own."""
-
-    def __init__(self, batcher: Batcher) -> None:
-        self.registry = CollectorRegistry()
-        self.images = Counter("fastdef_images", "images answered", registry=self.registry)
-        self.steps = Counter("fastdef_steps", "steps of the defense", registry=self.registry)
-        self.capped = Counter("fastdef_capped", "images that their cap cut off", registry=self.registry)
-        self.expired = Counter("fastdef_expired", "images whose deadline passed", registry=self.registry)
-        self.refused = Counter("fastdef_refused", "requests refused", ["status"], registry=self.registry)
-        self.seconds = Histogram("fastdef_seconds", "from coming to answer", registry=self.registry)
-        waiting = Gauge("fastdef_waiting", "images without a slot", registry=self.registry)
-        waiting.set_function(lambda: batcher.waiting)
-
-    def count(self, reply: Reply) -> None:
-        self.images.inc()
-        self.steps.inc(reply.steps)
-        self.capped.inc(not reply.converged and not reply.expired)
-        self.expired.inc(reply.expired)
-        self.seconds.observe(reply.seconds)
-
-
-class _Refusal(Exception):
-    def __init__(self, status: int, reason: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(reason)
-        self.status, self.reason, self.headers = status, reason, headers
+_KINDS = ("image/png", "image/jpeg", "application/octet-stream", "application/json", "multipart/form-data")
+_BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {kind: {} for kind in _KINDS}}}
 
 
 def application(
-    batcher: Batcher,
+    worker: Worker,
     *,
     classes: Sequence[str],
     shape: tuple[int, int, int],
+    name: str = "fastdef",
     max_bytes: int = 1 << 20,
+    body_seconds: float = 10.0,
+    grace: float | None = None,
     replay: bool = False,
 ) -> FastAPI:
-    """``POST /classify``, ``GET /health``, ``GET /metrics``. Closes the batcher when it shuts down.
+    """``/classify``, ``/health``, ``/metrics``, and the protocol of KServe v2. Closes the worker when it shuts down.
 
-    ``/classify`` takes one image: PNG or JPEG (``image/png``, ``image/jpeg``), raw little-endian float32 of C x H x W
-    (``application/octet-stream``), or JSON ``{"image": [[[...]]]}``; the query has ``deadline`` in seconds. A refusal
-    is ``{"error": "one line"}`` with status 400, 413, 415, 500 or 503, the last with ``Retry-After``.
+    ``POST /classify`` takes one image: PNG or JPEG (``image/png``, ``image/jpeg``), raw little-endian float32 of
+    C x H x W (``application/octet-stream``), JSON ``{"image": [[[...]]]}``, or a form with one file; the query has
+    ``deadline`` in seconds. A refusal is ``{"error": "one line"}`` with status 400, 408, 413, 415, 500 or 503, the
+    last with ``Retry-After``: so is an image whose smoothing never began.
 
     Args:
-        batcher: answers.
+        worker: answers.
         classes: their names.
         shape: (C, H, W) of the images.
+        name: of the model, in the paths of KServe v2.
         max_bytes: of a request's body.
+        body_seconds: that a body may take to come.
+        grace: seconds for what was accepted when the server shuts down; as long as it takes if not given.
         replay: let a request choose its ``id``, which its noise hangs on, and tell it in the answer. Not where an
             attacker might ask: who chooses the noise has half an attack.
     """
-    metrics = _Metrics(batcher)
+    service = Service(worker, Metrics(worker), name, classes, shape, max_bytes, body_seconds, replay)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(batcher.close)
+        await asyncio.to_thread(worker.close, grace)
 
-    app = FastAPI(title="fastdef", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title="fastdef", lifespan=lifespan, redoc_url=None)
+    app.include_router(kserve(service))
 
-    @app.exception_handler(_Refusal)
-    async def refuse(request: Request, refusal: _Refusal) -> JSONResponse:
-        metrics.refused.labels(refusal.status).inc()
+    @app.exception_handler(Refusal)
+    async def refuse(request: Request, refusal: Refusal) -> JSONResponse:
+        service.metrics.refused.labels(refusal.status).inc()
         return JSONResponse({"error": refusal.reason}, refusal.status, refusal.headers)
 
     @app.get("/health")
     async def health() -> JSONResponse:
-        return JSONResponse({"ok": batcher.alive, "waiting": batcher.waiting}, 200 if batcher.alive else 503)
+        return JSONResponse({"ok": worker.alive, "waiting": worker.waiting}, 200 if worker.alive else 503)
 
     @app.get("/metrics")
     async def scrape() -> Response:
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    @app.post("/classify")
+    @app.post("/classify", openapi_extra=_BODY)
     async def classify(request: Request) -> JSONResponse:
-        body = await _body(request, max_bytes)
         try:
-            image = _image(body, request.headers.get("content-type", ""), shape)
-            deadline, id = _number(request, "deadline", float), _number(request, "id", int)
+            image = await read_image(request, shape, most=max_bytes, seconds=body_seconds)
+            deadline, id = number(request, "deadline", float), number(request, "id", int)
             if id is not None and not replay:
                 raise ValueError("id is for a server with --replay")
-            answer = batcher.submit(image, id=id, deadline=deadline)
-        except Full as error:
-            raise _Refusal(503, str(error), {"Retry-After": str(math.ceil(error.seconds))}) from error
-        except RuntimeError as error:
-            raise _Refusal(503, str(error), {"Retry-After": "1"}) from error
+            if deadline is not None and not 0 < deadline < float("inf"):
+                raise ValueError(f"needs a deadline above 0, in seconds, got {deadline}")
         except ValueError as error:
-            raise _Refusal(400, " ".join(str(error).split())) from error
-        try:
-            reply = await asyncio.wrap_future(answer)
-        except Exception as error:
-            raise _Refusal(500, f"no answer: {type(error).__name__}") from error
-        metrics.count(reply)
-        return JSONResponse(_told(reply, classes, replay=replay))
+            raise Refusal(400, " ".join(str(error).split())) from error
+        (reply,) = await service.ask(request, [image], id=id, deadline=deadline)
+        return JSONResponse(service.describe(reply))
 
     return app
-
-
-async def _body(request: Request, most: int) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > most:
-            raise _Refusal(413, f"needs a body of at most {most} bytes, got more")
-    return bytes(body)
-
-
-def _image(body: bytes, kind: str, shape: tuple[int, int, int]) -> Tensor:
-    kind = kind.partition(";")[0].strip().lower()
-    if kind in _IMAGE_TYPES:
-        return decode_image(body, channels=shape[0], size=shape[1:], name="the body")
-    if kind == _RAW:
-        if len(body) != 4 * math.prod(shape):
-            raise ValueError(f"needs {4 * math.prod(shape)} bytes of float32 for {shape}, got {len(body)}")
-        return torch.frombuffer(bytearray(body), dtype=torch.float32).view(shape)
-    if kind == "application/json":
-        return _from_json(body)
-    raise _Refusal(415, f"needs content-type {', '.join(_IMAGE_TYPES)}, {_RAW} or application/json, got {kind!r}")
-
-
-def _from_json(body: bytes) -> Tensor:
-    try:
-        return torch.tensor(json.loads(body)["image"], dtype=torch.float32)
-    except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f'needs JSON such as {{"image": [[[0.5]]]}}, got other: {reason[:200]}') from error
-
-
-def _number(request: Request, name: str, kind: type[float] | type[int]) -> Any:
-    text = request.query_params.get(name)
-    try:
-        return None if text is None else kind(text)
-    except ValueError as error:
-        raise ValueError(f"needs {name} as a number, got {text[:50]!r}" if text else f"{name} is empty") from error
-
-
-def _told(reply: Reply, classes: Sequence[str], *, replay: bool) -> dict[str, Any]:
-    probability, label = reply.probabilities.max(0)
-    told = {
-        "class": classes[int(label)],
-        "label": int(label),
-        "probability": float(probability),
-        "probabilities": reply.probabilities.tolist(),
-        "steps": reply.steps,
-        "converged": reply.converged,
-        "expired": reply.expired,
-    }
-    return {**told, "id": reply.id} if replay else told

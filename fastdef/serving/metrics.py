@@ -1,0 +1,33 @@
+"""What a watcher wants to know, for Prometheus."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from fastdef.serving.worker import Reply, Worker
+
+
+class Metrics:
+    """Counted for Prometheus, each application its own."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.registry = CollectorRegistry()
+        self.images = Counter("fastdef_images", "images answered", registry=self.registry)
+        self.steps = Counter("fastdef_steps", "steps of the defense", registry=self.registry)
+        self.capped = Counter("fastdef_capped", "images that their cap cut off", registry=self.registry)
+        self.expired = Counter("fastdef_expired", "images whose deadline passed", registry=self.registry)
+        self.never_begun = Counter("fastdef_never_begun", "images that never had a slot", registry=self.registry)
+        self.withdrawn = Counter("fastdef_withdrawn", "images whose client left", registry=self.registry)
+        self.refused = Counter("fastdef_refused", "requests refused", ["status"], registry=self.registry)
+        self.seconds = Histogram("fastdef_seconds", "from coming to answer", registry=self.registry)
+        waiting = Gauge("fastdef_waiting", "images without a slot", registry=self.registry)
+        waiting.set_function(lambda: worker.waiting)
+
+    def count(self, reply: Reply) -> None:
+        """One more answer, or one that never began."""
+        if not reply.started:
+            self.never_begun.inc()
+            return
+        self.images.inc()
+        self.steps.inc(reply.steps)
+        self.capped.inc(not reply.converged and not reply.expired)
+        self.expired.inc(reply.expired)
+        self.seconds.observe(reply.seconds)
