@@ -1,8 +1,9 @@
 """``fastdef serve``: a defended classifier over HTTP."""
 
 import math
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,12 +11,16 @@ from fastdef.checkpoint import load
 from fastdef.cli._shared import DEFAULT_DEVICE, Device, Size, check_device, image_shape
 from fastdef.defense import ActiveDefense
 
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
 
 def serve(
     model: Annotated[Path, typer.Argument(help="a model file with an active defense")],
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes one that is free")] = 8000,
     size: Size = None,
+    workers: Annotated[int, typer.Option(min=1, help="processes, each with the model and its slots")] = 1,
     queue: Annotated[int, typer.Option(min=1, help="images that may wait for a slot")] = 256,
     slots: Annotated[int, typer.Option(min=1, help="images in flight")] = 64,
     max_steps: Annotated[int | None, typer.Option(min=1, help="steps an image may take")] = None,
@@ -23,7 +28,7 @@ def serve(
     max_bytes: Annotated[int, typer.Option(min=1, help="of a request's body")] = 1 << 20,
     body_seconds: Annotated[float, typer.Option(min=0.1, help="seconds a request may take to come")] = 10.0,
     keep_alive: Annotated[int, typer.Option(min=1, help="seconds an idle connection is kept")] = 5,
-    connections: Annotated[int, typer.Option(min=1, help="open at a time; another is closed at once")] = 512,
+    connections: Annotated[int, typer.Option(min=1, help="open at a time, for each worker")] = 512,
     grace: Annotated[float, typer.Option(min=0, help="seconds for what was accepted, when told to stop")] = 35.0,
     replay: Annotated[bool, typer.Option("--replay", help="let requests choose what their noise hangs on")] = False,
     seed: Annotated[int | None, typer.Option(min=0, help="of the noise, with --replay; else the system's")] = None,
@@ -32,34 +37,49 @@ def serve(
 ) -> None:
     """Serve POST /classify (PNG, JPEG, raw float32, JSON, forms), KServe v2, /docs, /health and /metrics."""
     try:
-        from fastdef.serving import Worker, application
-        from fastdef.serving.run import serve as serve_application
+        from fastdef.serving.run import Config, run
     except ImportError as error:
         raise ValueError(f"serve needs {error.name}: pip install 'fastdef[serve]'") from error
     if seed is not None and not replay:
         raise ValueError("--seed is for --replay: without it nobody may know the noise")
-    checkpoint = load(model, device=check_device(device))
     options = {} if max_steps is None else {"max_steps": max_steps}
-    defense = ActiveDefense.from_checkpoint(checkpoint, seed=seed, slots=slots, compile=compile, **options)
-    shape = image_shape(checkpoint, size)
-    with Worker(defense, shape, queue_size=queue, longest=longest) as worker:
-        worker.warm()
-        app = application(
-            worker,
-            classes=checkpoint.classes,
-            shape=shape,
-            name=model.stem,
-            max_bytes=max_bytes,
-            body_seconds=body_seconds,
-            grace=grace,
-            replay=replay,
-        )
-        serve_application(
-            app,
+    make = partial(
+        _application,
+        model,
+        size=size,
+        device=device,
+        defense={"seed": seed, "slots": slots, "compile": compile, **options},
+        worker={"queue_size": queue, "longest": longest},
+        http={"max_bytes": max_bytes, "body_seconds": body_seconds, "grace": grace, "replay": replay},
+    )
+    run(
+        Config(
+            make,
             host=host,
             port=port,
+            workers=workers,
             connections=connections,
             head_seconds=body_seconds,
             timeout_keep_alive=keep_alive,
-            timeout_graceful_shutdown=math.ceil(grace),
+            timeout_graceful_shutdown=math.ceil(grace) + 5,  # the worker is done before
         )
+    )
+
+
+def _application(
+    model: Path,
+    *,
+    size: int | None,
+    device: str,
+    defense: dict[str, Any],
+    worker: dict[str, Any],
+    http: dict[str, Any],
+) -> "FastAPI":
+    """The application of a model file, warm; its options by who takes them."""
+    from fastdef.serving import Worker, application
+
+    checkpoint = load(model, device=check_device(device))
+    shape = image_shape(checkpoint, size)
+    answering = Worker(ActiveDefense.from_checkpoint(checkpoint, **defense), shape, **worker)
+    answering.warm()
+    return application(answering, classes=checkpoint.classes, shape=shape, name=model.stem, **http)

@@ -51,8 +51,11 @@ def checked_step(network: Network, example: Tensor, *, dtype: torch.dtype) -> Tr
 
 @torch.no_grad()
 def is_random(network: Network, images: Tensor) -> bool:
-    """Whether two calls give one image two answers."""
-    return _relative(network(images), network(images)) > _ALONE
+    """Whether two calls give one image two answers; NaN is the same as NaN."""
+    first, second = network(images), network(images)
+    if not torch.equal(first.isfinite(), second.isfinite()):
+        return True
+    return _relative(first.nan_to_num(), second.nan_to_num()) > _ALONE
 
 
 def _traced(network: Network, example: Tensor, dtype: torch.dtype) -> TracedStep:
@@ -69,7 +72,8 @@ def _check_alone(network: Network, example: Tensor) -> int:
     """M, of a network that gives an image the same features and gradient whoever its neighbours are.
 
     Raises:
-        ValueError: for one that does not, be it that it is made so, or that an operator's backward is wrong.
+        ValueError: for one that does not, be it that it is made so, or that an operator's backward is wrong; for
+            features that are not finite.
     """
     images = _random(example, seed=0, size=3)
     with torch.no_grad():
@@ -77,6 +81,8 @@ def _check_alone(network: Network, example: Tensor) -> int:
     if is_random(network, images):
         warnings.warn("the network up to the smoothed layer is random (dropout left on?)", RuntimeWarning, stacklevel=3)
         return alone.numel()
+    if not among.isfinite().all():
+        raise ValueError("the defense needs finite features, got NaN or Inf: are the weights finite?")
     if _relative(among, alone) > _ALONE:
         needed, got = "features of each image alone", "a layer whose output hangs on the rest of the batch"
         raise ValueError(f"the defense needs {needed}, got {got}")

@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from fastdef.serving.asking import Service
 from fastdef.serving.bodies import Refusal, number, read_image
@@ -53,9 +54,10 @@ def application(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(worker.close, grace)
+        await asyncio.to_thread(app.state.close)
 
     app = FastAPI(title="fastdef", lifespan=lifespan, redoc_url=None)
+    app.state.close = partial(worker.close, grace)
     app.include_router(kserve(service))
 
     @app.exception_handler(Refusal)
@@ -69,7 +71,7 @@ def application(
 
     @app.get("/metrics")
     async def scrape() -> Response:
-        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(service.metrics.scrape(), media_type=CONTENT_TYPE_LATEST)
 
     @app.post("/classify", openapi_extra=_BODY)
     async def classify(request: Request) -> JSONResponse:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastdef.serving.bodies import Refusal
 from fastdef.serving.metrics import Metrics
-from fastdef.serving.worker import Full, Reply, Worker
+from fastdef.serving.worker import Closed, Full, Reply, Worker
 
 
 @dataclass(frozen=True)
@@ -44,33 +44,36 @@ class Service:
         """The replies to a request's images; all are withdrawn when its client leaves.
 
         Raises:
-            Refusal: 400 for no image, 503 where there is no room, the server ends or a smoothing never began, 500
-                where the defense failed, 499 where the client left.
+            Refusal: 400 for no image, or more than can ever wait; 503 where there is no room, the server ends or a
+                smoothing never began; 500 where the defense failed; 499 where the client left.
         """
+        if len(images) > self.worker.capacity:
+            raise Refusal(400, f"needs at most {self.worker.capacity} images, got {len(images)}")
         answers: list[asyncio.Future[Reply]] = []
         try:
             for image in images:  # one by one, so that those before a refusal are withdrawn
-                answer = self.worker.submit(image, id=id, deadline=deadline)
-                answers.append(asyncio.wrap_future(answer))
+                answers.append(self._submit(image, id, deadline))  # noqa: PERF401
             replies = await _unless_gone(request, answers)
-        except Full as error:
-            raise Refusal(503, str(error), {"Retry-After": str(math.ceil(error.seconds))}) from error
-        except ValueError as error:
-            raise Refusal(400, " ".join(str(error).split())) from error
         except _Gone as error:
             self.metrics.withdrawn.inc(len(answers))
             raise Refusal(499, "the client left") from error
-        except RuntimeError as error:
-            status, reason = (503, str(error)) if not self.worker.alive else (500, f"no answer: {type(error).__name__}")
-            raise Refusal(status, reason, {"Retry-After": "1"}) from error
         finally:
             for answer in answers:
                 answer.cancel()  # nothing to those that have come
         for reply in replies:
             self.metrics.count(reply)
-        if not all(reply.started for reply in replies):
-            raise Refusal(503, "the deadline passed before the smoothing began; try again", {"Retry-After": "1"})
+        _check(replies)
         return replies
+
+    def _submit(self, image: Tensor, id: int | None, deadline: float | None) -> "asyncio.Future[Reply]":
+        try:
+            return asyncio.wrap_future(self.worker.submit(image, id=id, deadline=deadline))
+        except Full as error:
+            raise Refusal(503, str(error), {"Retry-After": str(math.ceil(error.seconds))}) from error
+        except ValueError as error:
+            raise Refusal(400, " ".join(str(error).split())) from error
+        except Closed as error:
+            raise _closed(error) from error
 
     def describe(self, reply: Reply) -> dict[str, Any]:
         """A reply, as JSON."""
@@ -91,21 +94,37 @@ class _Gone(Exception):
     """The client left."""
 
 
-async def _unless_gone(request: Request, answers: list[asyncio.Future[Reply]]) -> list[Reply]:
+async def _unless_gone(request: Request, answers: "list[asyncio.Future[Reply]]") -> list[Reply]:
     gone = asyncio.ensure_future(_disconnected(request))
-    replies = asyncio.gather(*answers)
-    either: set[asyncio.Future[Any]] = {gone, replies}
     try:
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if not replies.done():
-            raise _Gone
-        return await replies
+        for answer in answers:
+            either: set[asyncio.Future[Any]] = {gone, answer}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise _Gone
+        return [answer.result() for answer in answers]
+    except Closed as error:
+        raise _closed(error) from error
+    except (_Gone, asyncio.CancelledError):
+        raise
+    except Exception as error:  # whatever it was, the worker has logged it
+        raise Refusal(500, f"no answer: {type(error).__name__}") from error
     finally:
         gone.cancel()
-        replies.cancel()
 
 
 async def _disconnected(request: Request) -> None:
     """Returns when the client is gone; the body has been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def _closed(error: Closed) -> Refusal:
+    return Refusal(503, str(error), {"Retry-After": "1"})
+
+
+def _check(replies: list[Reply]) -> None:
+    if not all(reply.started for reply in replies):
+        raise Refusal(503, "the deadline passed before the smoothing began; try again", {"Retry-After": "1"})
+    if not all(reply.probabilities.isfinite().all() for reply in replies):
+        raise Refusal(500, "no answer: the classifier gave probabilities that are not finite")

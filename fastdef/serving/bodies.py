@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 from torch import Tensor
 
 from fastdef.data import decode_image
@@ -35,6 +36,8 @@ async def read_body(request: Request, *, most: int, seconds: float) -> bytes:
         raise _too_large(most, int(told))
     try:
         return await asyncio.wait_for(_read(request, most), seconds)
+    except ClientDisconnect as error:
+        raise Refusal(499, "the client left") from error
     except asyncio.TimeoutError as error:
         reason = f"needs a body within {seconds:g} s, got a part of it"
         raise Refusal(408, reason, {"Connection": "close"}) from error
@@ -80,10 +83,13 @@ async def _file_of_form(request: Request, body: bytes) -> tuple[bytes, str]:
         form = await MultiPartParser(request.headers, chunks(), max_files=1, max_fields=8).parse()
     except MultiPartException as error:
         raise ValueError(f"needs a form with one file: {error.message}") from error
-    files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
-    if len(files) != 1:
-        raise ValueError(f"needs a form with one file, got {len(files)}")
-    return await files[0].read(), files[0].content_type or ""
+    try:
+        files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+        if len(files) != 1:
+            raise ValueError(f"needs a form with one file, got {len(files)}")
+        return await files[0].read(), files[0].content_type or ""
+    finally:
+        await form.close()
 
 
 def _image(body: bytes, kind: str, shape: tuple[int, int, int]) -> Tensor:

@@ -1,8 +1,13 @@
 """What a watcher wants to know, for Prometheus."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+import os
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from fastdef.serving.worker import Reply, Worker
+
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # where the library's processes meet, by its own name
 
 
 class Metrics:
@@ -18,11 +23,19 @@ class Metrics:
         self.withdrawn = Counter("fastdef_withdrawn", "images whose client left", registry=self.registry)
         self.refused = Counter("fastdef_refused", "requests refused", ["status"], registry=self.registry)
         self.seconds = Histogram("fastdef_seconds", "from coming to answer", registry=self.registry)
-        waiting = Gauge("fastdef_waiting", "images without a slot", registry=self.registry)
-        waiting.set_function(lambda: worker.waiting)
+        self.waiting = Gauge(
+            "fastdef_waiting", "images without a slot", registry=self.registry, multiprocess_mode="livesum"
+        )
+        self._worker = worker
+
+    def scrape(self) -> bytes:
+        """All of it as text, over all processes where there are several."""
+        self.waiting.set(self._worker.waiting)
+        return generate_latest(_of_all_processes() if FOLDER in os.environ else self.registry)
 
     def count(self, reply: Reply) -> None:
         """One more answer, or one that never began."""
+        self.waiting.set(self._worker.waiting)
         if not reply.started:
             self.never_begun.inc()
             return
@@ -31,3 +44,9 @@ class Metrics:
         self.capped.inc(not reply.converged and not reply.expired)
         self.expired.inc(reply.expired)
         self.seconds.observe(reply.seconds)
+
+
+def _of_all_processes() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return registry

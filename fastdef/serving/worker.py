@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import logging
 import math
 import queue
 import secrets
@@ -16,6 +18,7 @@ from torch import Tensor
 from fastdef._validate import check_images
 from fastdef.defense import ActiveDefense, Request, Result, Session
 
+_LOG = logging.getLogger(__name__)
 QUANTUM = 32  # looks: more than most images need, so that few make room for others
 
 
@@ -25,6 +28,10 @@ class Full(Exception):
     def __init__(self, seconds: float) -> None:
         super().__init__(f"the queue is full; try again in {seconds:.0f} s")
         self.seconds = seconds
+
+
+class Closed(RuntimeError):
+    """The worker takes nothing more, or ended before there was an answer."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,7 @@ class Worker:
         self._seconds = 0.1  # that an image took, of late
         self._thread = threading.Thread(target=self._work, name="fastdef-worker", daemon=True)
         self._thread.start()
+        atexit.register(self._abandon)  # a thread that computes while Python ends may crash
 
     def __enter__(self) -> Worker:
         return self
@@ -98,6 +106,11 @@ class Worker:
     def waiting(self) -> int:
         """Images beyond those that have a slot."""
         return max(0, self._unanswered - self._defense.slots)
+
+    @property
+    def capacity(self) -> int:
+        """Images that are taken before one is answered."""
+        return self._defense.slots + self._queue_size
 
     @property
     def alive(self) -> bool:
@@ -119,7 +132,7 @@ class Worker:
         Raises:
             ValueError: for an image that is not that, an id below 0, or a deadline that is not above 0.
             Full: where too many wait already.
-            RuntimeError: after ``close``.
+            Closed: after ``close``.
         """
         if image.shape != self._shape:
             raise ValueError(f"needs an image of shape {self._shape}, got {tuple(image.shape)}")
@@ -143,12 +156,18 @@ class Worker:
         self._thread.join(grace)
         self._graceful = False
         self._thread.join()
+        atexit.unregister(self._abandon)
+
+    def _abandon(self) -> None:
+        self._open = self._graceful = False
+        self._mail.put(None)
+        self._thread.join(5.0)
 
     def _admit(self, job: _Job) -> None:
         with self._lock:  # nobody may be let in while the door is being shut
             if not self._open:
-                raise RuntimeError("the server is shutting down")
-            if self._unanswered >= self._defense.slots + self._queue_size:
+                raise Closed("the server is shutting down")
+            if self._unanswered >= self.capacity:
                 raise Full(max(1.0, self._seconds))
             self._unanswered += 1
             self._mail.put(job)
@@ -164,12 +183,13 @@ class Worker:
         session = self._defense.session(classify_batch=1, quantum=QUANTUM)
         while self._open or (self._graceful and (session.unfinished or not self._mail.empty())):
             self._look(session)
-        self._fail(RuntimeError("the server was shut down before there was an answer"))
+        self._fail(Closed("the server was shut down before there was an answer"))
 
     def _look(self, session: Session) -> None:
         try:
             self._advance(session)
         except Exception as error:  # whatever it is, nobody may wait for ever, and the next may fare better
+            _LOG.exception("the defense failed; whoever waited for it has no answer")
             session.close()
             self._fail(error)
 

@@ -12,6 +12,7 @@ from fastdef.nn import WideResNet
 
 collect_ignore_glob = [] if find_spec("fastapi") else ["test_*"]  # of an extra, which not every machine has
 SHAPE = (1, 12, 12)
+RAW = "application/octet-stream"
 CLASSES = tuple("abcdefghij")
 
 
@@ -29,24 +30,34 @@ def defense(images):
 
 
 @pytest.fixture
-def batcher(defense):
-    from fastdef.serving import Batcher
+def worker(defense):
+    from fastdef.serving import Worker
 
-    batcher = Batcher(defense, SHAPE, queue_size=64)
-    yield batcher
-    batcher.close()
+    with Worker(defense, SHAPE, queue_size=64) as worker:
+        yield worker
+
+
+@pytest.fixture
+def rough(defense):
+    """The noise id of an image so rough that no number of steps would do."""
+    noise, checker = defense.noise, (torch.arange(144).view(1, 12, 12) % 2) * 1e6
+    defense.noise = lambda ids, loop, like: noise(ids, loop, like) + checker * (ids == 99).view(-1, 1, 1, 1)
+    defense.max_steps = 1 << 30
+    return 99
 
 
 class Server:
     """A real one, on the loopback."""
 
-    def __init__(self, app):
+    def __init__(self, app, **options):
         import uvicorn
+
+        from fastdef.serving.run import Config
 
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.server = uvicorn.Server(uvicorn.Config(app, port=self.port, log_level="error"))
+        self.server = uvicorn.Server(Config(lambda: app, port=self.port, log_level="error", **options))
         self.thread = threading.Thread(target=self.server.run)
         self.thread.start()
         while not self.server.started:
@@ -61,6 +72,17 @@ class Server:
         connection.close()
         return answer.status, dict(answer.getheaders()), read
 
+    def connect(self, sent=b""):
+        """An open connection, on which something has been sent."""
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        connection.sendall(sent)
+        return connection
+
+    def post(self, body, length=None):
+        """An open connection on which a request to classify has been sent, or a part of it."""
+        head = f"POST /classify HTTP/1.1\r\nhost: x\r\ncontent-type: {RAW}\r\ncontent-length: {length or len(body)}"
+        return self.connect(f"{head}\r\n\r\n".encode() + body)
+
     def stop(self):
         self.server.should_exit = True
         self.thread.join()
@@ -72,8 +94,8 @@ def serve():
 
     started = []
 
-    def start(batcher, **options):
-        server = Server(application(batcher, classes=CLASSES, shape=SHAPE, **options))
+    def start(worker, *, listening=None, **options):
+        server = Server(application(worker, classes=CLASSES, shape=SHAPE, **options), **(listening or {}))
         started.append(server)
         return server
 

@@ -1,12 +1,7 @@
 import io
 import json
 import random
-import signal
-import subprocess
-import sys
 import threading
-import time
-import urllib.request
 
 import pytest
 import torch
@@ -20,8 +15,13 @@ def raw(image):
     return image.numpy().astype("<f4").tobytes()
 
 
-def test_every_form_of_an_image_gets_the_same_answer(serve, batcher, images):
-    server = serve(batcher, replay=True)
+def form(*files):
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\nContent-Type: image/png\r\n\r\n'
+    return b"".join(head + file + b"\r\n" for file in files) + b"--x--\r\n"
+
+
+def test_every_form_of_an_image_gets_the_same_answer(serve, worker, images):
+    server = serve(worker, replay=True)
     pixels = (images[0] * 255).round().to(torch.uint8)
     image = pixels.float() / 255
     file = io.BytesIO()
@@ -31,15 +31,16 @@ def test_every_form_of_an_image_gets_the_same_answer(serve, batcher, images):
         RAW: raw(image),
         "image/png": file.getvalue(),
         "application/json": json.dumps({"image": image.tolist()}).encode(),
+        "multipart/form-data; boundary=x": form(file.getvalue()),
     }
     answers = [server.ask("POST", "/classify?id=7", body, content_type=kind) for kind, body in bodies.items()]
 
-    assert [status for status, _, _ in answers] == [200, 200, 200]
-    told = [json.loads(body) for _, _, body in answers]
-    assert told[0] == told[1] == told[2]
-    assert told[0]["id"] == 7
-    assert told[0]["class"] == "abcdefghij"[told[0]["label"]]
-    assert abs(sum(told[0]["probabilities"]) - 1) < 1e-5
+    assert [status for status, _, _ in answers] == [200] * 4
+    answered = [json.loads(body) for _, _, body in answers]
+    assert answered[0] == answered[1] == answered[2] == answered[3]
+    assert answered[0]["id"] == 7
+    assert answered[0]["class"] == "abcdefghij"[answered[0]["label"]]
+    assert abs(sum(answered[0]["probabilities"]) - 1) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,9 @@ def test_every_form_of_an_image_gets_the_same_answer(serve, batcher, images):
         ("/classify", b'{"image": [[[0.5]]]}', "application/json", 400, "shape (1, 12, 12), got (1, 1, 1)"),
         ("/classify", b'{"image": "x"}', "application/json", 400, "needs JSON such as"),
         ("/classify", b"[" * 100_000, "application/json", 400, "needs JSON such as"),
+        ("/classify", form(), "multipart/form-data; boundary=x", 400, "a form with one file, got 0"),
+        ("/classify", form(b"", b""), "multipart/form-data; boundary=x", 400, "a form with one file"),
+        ("/classify", b"rubbish", "multipart/form-data", 400, "a form with one file"),
         ("/classify", b"{}", "text/plain", 415, "needs content-type"),
         ("/classify", b"0" * 700_000, RAW, 413, "at most 600000 bytes"),
         ("/classify?deadline=soon", raw(torch.zeros(SHAPE)), RAW, 400, "needs deadline as a number, got 'soon'"),
@@ -58,19 +62,19 @@ def test_every_form_of_an_image_gets_the_same_answer(serve, batcher, images):
         ("/classify?id=3", raw(torch.zeros(SHAPE)), RAW, 400, "id is for a server with --replay"),
     ],
 )
-def test_a_refusal_is_one_line_with_its_status(serve, batcher, path, body, kind, status, reason):
-    server = serve(batcher, max_bytes=600_000)
+def test_a_refusal_is_one_line_with_its_status(serve, worker, path, body, kind, status, reason):
+    server = serve(worker, max_bytes=600_000)
 
     got, _, answer = server.ask("POST", path, body, content_type=kind)
 
-    told = json.loads(answer)["error"]
+    error = json.loads(answer)["error"]
     assert got == status
-    assert reason in told
-    assert "\n" not in told
+    assert reason in error
+    assert "\n" not in error
 
 
-def test_without_replay_nobody_learns_or_chooses_the_noise(serve, batcher, images):
-    server = serve(batcher)
+def test_without_replay_nobody_learns_or_chooses_the_noise(serve, worker, images):
+    server = serve(worker)
 
     answers = [json.loads(server.ask("POST", "/classify", raw(images[0]), content_type=RAW)[2]) for _ in range(4)]
 
@@ -78,8 +82,8 @@ def test_without_replay_nobody_learns_or_chooses_the_noise(serve, batcher, image
     assert len({answer["probability"] for answer in answers}) == 4
 
 
-def test_health_and_metrics_tell_what_happened(serve, batcher, images):
-    server = serve(batcher)
+def test_health_and_metrics_tell_what_happened(serve, worker, images):
+    server = serve(worker)
     for image in images[:3]:
         server.ask("POST", "/classify", raw(image), content_type=RAW)
     server.ask("POST", "/classify", b"", content_type=RAW)
@@ -96,16 +100,14 @@ def test_health_and_metrics_tell_what_happened(serve, batcher, images):
 
 
 def test_a_full_queue_is_503_with_a_time_to_come_again(serve, defense, images):
-    from fastdef.serving import Batcher
+    from fastdef.serving import Worker
 
-    batcher = Batcher(defense, SHAPE, queue_size=1)
     gate, noise = threading.Event(), defense.noise
     defense.noise = lambda *given: gate.wait(60) and noise(*given)
-    batcher.submit(images[0])
-    while batcher.waiting:
-        time.sleep(0.01)
-    batcher.submit(images[1])
-    server = serve(batcher)
+    worker = Worker(defense, SHAPE, queue_size=1)
+    for _ in range(worker.capacity):
+        worker.submit(images[0])
+    server = serve(worker)
 
     status, headers, _ = server.ask("POST", "/classify", raw(images[2]), content_type=RAW)
     gate.set()
@@ -114,9 +116,45 @@ def test_a_full_queue_is_503_with_a_time_to_come_again(serve, defense, images):
     assert int(headers["retry-after"]) >= 1
 
 
-def test_clients_are_not_mixed_up_and_malformed_requests_harm_nobody(serve, batcher, defense, images):
+def test_an_image_whose_smoothing_never_began_is_503(serve, worker, defense, images):
+    gate, noise = threading.Event(), defense.noise
+    defense.noise = lambda *given: gate.wait(60) and noise(*given)
+    worker.submit(images[0])
+    server = serve(worker)
+    threading.Timer(0.3, gate.set).start()
+
+    status, headers, body = server.ask("POST", "/classify?deadline=0.05", raw(images[1]), content_type=RAW)
+
+    assert status == 503
+    assert "before the smoothing began" in json.loads(body)["error"]
+    assert int(headers["retry-after"]) >= 1
+    assert "fastdef_never_begun_total 1.0" in server.ask("GET", "/metrics")[2].decode()
+
+
+def test_a_classifier_that_gives_nan_is_500(serve, worker, defense, images):
+    model = defense.model.forward
+    defense.model.forward = lambda x: torch.full_like(model(x), torch.nan)
+    server = serve(worker)
+
+    status, _, body = server.ask("POST", "/classify", raw(images[0]), content_type=RAW)
+
+    assert status == 500
+    assert "not finite" in json.loads(body)["error"]
+
+
+def test_the_page_of_the_interface_lists_every_way_in(serve, worker):
+    server = serve(worker)
+
+    paths = json.loads(server.ask("GET", "/openapi.json")[2])["paths"]
+
+    assert {"/classify", "/health", "/metrics", "/v2/health/ready", "/v2/models/{name}/infer"} <= set(paths)
+    assert "multipart/form-data" in paths["/classify"]["post"]["requestBody"]["content"]
+    assert server.ask("GET", "/docs")[0] == 200
+
+
+def test_clients_are_not_mixed_up_and_malformed_requests_harm_nobody(serve, worker, defense, images):
     """Eight clients at once, one request in ten malformed: every answer is the one of its own image and id."""
-    server, wrong, answered = serve(batcher, replay=True), [], []
+    server, wrong, answered = serve(worker, replay=True), [], []
 
     def client(number):
         chance = random.Random(number)
@@ -140,38 +178,6 @@ def test_clients_are_not_mixed_up_and_malformed_requests_harm_nobody(serve, batc
     expected = defense.defend(
         torch.stack([images[which] for which, *_ in answered]), ids=torch.tensor([id for _, id, *_ in answered])
     )
-    for (_, id, _, told), logits in zip(answered, expected.logits, strict=True):
-        assert told["id"] == id
-        torch.testing.assert_close(torch.tensor(told["probabilities"]), logits.exp(), rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.slow
-def test_the_command_serves_and_finishes_what_it_accepted_when_told_to_stop(tmp_path):
-    from fastdef.assets import ASSETS
-
-    command = [sys.executable, "-m", "fastdef", "serve", str(ASSETS / "smoothing.safetensors"), "--no-compile"]
-    process = subprocess.Popen([*command, "--port", "8765"], stderr=subprocess.PIPE, text=True)
-    url, answers = "http://127.0.0.1:8765", []
-    for _ in range(300):
-        try:
-            urllib.request.urlopen(f"{url}/health")
-            break
-        except OSError:
-            time.sleep(0.1)
-
-    def ask():
-        body = torch.rand(1, 28, 28).numpy().astype("<f4").tobytes()
-        request = urllib.request.Request(f"{url}/classify", body, {"content-type": RAW})
-        answers.append(urllib.request.urlopen(request).status)
-
-    threads = [threading.Thread(target=ask) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
-    for thread in threads:
-        thread.join()
-    process.communicate(timeout=60)
-
-    assert answers == [200] * 6
-    assert process.returncode in (0, -signal.SIGTERM)
+    for (_, id, _, answer), logits in zip(answered, expected.logits, strict=True):
+        assert answer["id"] == id
+        torch.testing.assert_close(torch.tensor(answer["probabilities"]), logits.exp(), rtol=1e-3, atol=1e-4)

@@ -1,0 +1,238 @@
+import asyncio
+import random
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+
+from fastdef.serving import Closed, Full, Worker
+
+SHAPE = (1, 12, 12)
+
+
+def test_an_answer_is_the_defense_s_whatever_came_beside_it(worker, defense, images):
+    submitted = [worker.submit(image, id=number) for number, image in enumerate(images)]
+
+    replies = [reply.result(60) for reply in submitted]
+
+    expected = defense.defend(images)
+    torch.testing.assert_close(torch.stack([r.probabilities for r in replies]), expected.logits.exp())
+    assert [reply.steps for reply in replies] == expected.steps.tolist()
+    assert [reply.id for reply in replies] == list(range(24))
+    assert all(reply.converged and reply.started for reply in replies)
+
+
+def test_outer_loops_are_averaged(defense, images):
+    defense.outer_loops = 3
+    with Worker(defense, SHAPE) as worker:
+        submitted = [worker.submit(image, id=number) for number, image in enumerate(images[:5])]
+        replies = [reply.result(60) for reply in submitted]
+
+    expected = defense.defend(images[:5])
+    torch.testing.assert_close(torch.stack([r.probabilities for r in replies]), expected.logits.exp())
+    assert [r.steps for r in replies] == expected.steps.tolist()
+
+
+def test_ids_are_the_system_s_and_no_two_alike(worker, images):
+    ids = {worker.submit(images[0]).result(60).id for _ in range(8)}
+
+    assert len(ids) == 8
+    assert max(ids) > 1 << 40
+
+
+def test_an_image_that_takes_for_ever_holds_up_nobody(defense, images, rough):
+    """The others pass it by, and its deadline ends it."""
+    with Worker(defense, SHAPE) as worker:
+        hard = worker.submit(images[5], id=rough, deadline=4.0)
+        easy = [worker.submit(image, id=number) for number, image in enumerate(images[:4])]
+        replies = [reply.result(60) for reply in easy]
+
+        assert not hard.done()
+        assert all(reply.converged for reply in replies)
+        reply = hard.result(60)
+
+    assert reply.expired
+    assert not reply.converged
+    assert reply.steps > max(reply.steps for reply in replies)
+
+
+def test_slots_full_of_images_that_take_for_ever_are_shared(defense, images, rough):
+    """As many rough images as there are slots, for a minute: a smooth one has its turn long before."""
+    with Worker(defense, SHAPE) as worker:
+        hard = [worker.submit(images[5], id=rough, deadline=60.0) for _ in range(2 * defense.slots)]
+        reply = worker.submit(images[0], id=0, deadline=50.0).result(60)
+
+        assert not any(slow.done() for slow in hard)
+        for slow in hard:
+            slow.cancel()
+
+    assert reply.converged
+    assert reply.steps == defense.defend(images[:1]).steps[0]
+
+
+def test_a_deadline_counts_from_when_the_image_came(defense, images):
+    """What waits for a device longer than it may has not begun, and says so."""
+    gate, noise = threading.Event(), defense.noise
+    defense.noise = lambda *given: gate.wait(60) and noise(*given)
+    with Worker(defense, SHAPE) as worker:
+        first = worker.submit(images[0])
+        wait_until(lambda: not worker.waiting)
+        late = worker.submit(images[1], deadline=0.05)
+        time.sleep(0.1)
+        gate.set()
+
+        assert first.result(60).converged
+        reply = late.result(60)
+
+    assert not reply.started
+    assert reply.expired
+    assert not reply.converged
+    assert reply.steps == 0
+    assert reply.probabilities.isnan().all()
+
+
+def test_a_full_queue_says_when_to_come_again(defense, images):
+    gate, noise = threading.Event(), defense.noise
+    defense.noise = lambda *given: gate.wait(60) and noise(*given)
+    with Worker(defense, SHAPE, queue_size=2) as worker:
+        accepted = [worker.submit(images[0]) for _ in range(defense.slots + 2)]
+
+        with pytest.raises(Full) as full:
+            worker.submit(images[3])
+        gate.set()
+
+        assert full.value.seconds >= 1
+        assert all(reply.result(60).steps > 0 for reply in accepted)
+        assert worker.submit(images[3]).result(60).steps > 0
+
+
+@pytest.mark.parametrize("waiting", [0, 12])
+def test_what_is_cancelled_is_withdrawn_from_queue_and_slot(defense, images, rough, waiting):
+    """A hundred that would take for ever, cancelled: the next one does not wait for them."""
+    with Worker(defense, SHAPE, queue_size=128) as worker:
+        for _ in range(100):
+            worker.submit(images[5], id=rough, deadline=600.0).cancel()
+        hard = [worker.submit(images[5], id=rough, deadline=600.0) for _ in range(waiting)]
+        time.sleep(0.2)
+        for reply in hard:
+            assert reply.cancel()
+
+        reply = worker.submit(images[0], id=0).result(60)
+        wait_until(lambda: not worker._jobs)
+
+    assert reply.steps == defense.defend(images[:1]).steps[0]
+    assert worker._unanswered == 0
+
+
+def test_a_submission_that_is_cancelled_twice_harms_neither_the_thread_nor_its_neighbours(worker, defense, images):
+    async def impatient(image):
+        reply = asyncio.wrap_future(worker.submit(image, id=5))
+        waiting = asyncio.ensure_future(asyncio.wait_for(reply, 0.001))
+        await asyncio.sleep(random.Random(0).uniform(0, 0.002))
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        reply.cancel()
+
+    async def all_of_them():
+        neighbours = [asyncio.wrap_future(worker.submit(image, id=n)) for n, image in enumerate(images[:8])]
+        await asyncio.gather(*[impatient(image) for image in images])
+        return await asyncio.gather(*neighbours)
+
+    replies = asyncio.run(all_of_them())
+
+    assert [reply.steps for reply in replies] == defense.defend(images[:8]).steps.tolist()
+    assert worker.alive
+    assert worker.submit(images[0]).result(60).converged
+
+
+def test_what_was_accepted_is_answered_before_the_end(defense, images):
+    worker = Worker(defense, SHAPE)
+    replies = [worker.submit(image) for image in images]
+
+    worker.close()
+    worker.close()
+
+    assert all(reply.result(0).converged for reply in replies)
+    assert not worker.alive
+    with pytest.raises(Closed, match="shutting down"):
+        worker.submit(images[0])
+
+
+def test_what_is_not_done_within_the_grace_fails(defense, images, rough):
+    worker = Worker(defense, SHAPE)
+    hard = worker.submit(images[5], id=rough, deadline=600.0)
+
+    worker.close(grace=0.2)
+
+    assert not worker.alive
+    with pytest.raises(Closed, match="shut down before"):
+        hard.result(0)
+
+
+def test_a_failure_is_raised_for_those_it_struck_and_the_next_are_answered(worker, defense, images):
+    model = defense.model.forward
+    defense.model.forward = lambda x: (_ for _ in ()).throw(RuntimeError("broken"))
+
+    with pytest.raises(RuntimeError, match="broken"):
+        worker.submit(images[0]).result(60)
+    defense.model.forward = model
+
+    assert worker.submit(images[0]).result(60).steps > 0
+    assert worker.alive
+
+
+def test_a_program_that_raises_before_it_closes_the_worker_still_ends(tmp_path):
+    program = """
+import torch
+from fastdef.defense import ActiveDefense
+from fastdef.nn import WideResNet
+from fastdef.serving import Worker
+defense = ActiveDefense(WideResNet(10, 1).eval(), delta=1e-9, compile=False, max_steps=1 << 30)
+Worker(defense, (3, 8, 8)).submit(torch.rand(3, 8, 8), deadline=600.0)
+raise SystemExit(3)
+"""
+    assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 3
+
+
+def test_out_of_memory_it_goes_on_with_fewer_slots_and_loses_nobody(defense, images, monkeypatch):
+    make = defense._steps._make
+
+    def allocate(key):
+        if key[0][0] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+        return make(key)
+
+    monkeypatch.setattr(defense._steps, "_make", allocate)
+    monkeypatch.setattr("warnings.warn", lambda *given, **more: None)
+    with Worker(defense, SHAPE) as worker:
+        submitted = [worker.submit(image, id=number) for number, image in enumerate(images)]
+        steps = [reply.result(60).steps for reply in submitted]
+
+    assert steps == defense.defend(images).steps.tolist()
+    assert defense.slots == 2
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "message"),
+    [
+        (torch.zeros(1, 12, 13), {}, r"shape \(1, 12, 12\), got \(1, 12, 13\)"),
+        (torch.full(SHAPE, torch.nan), {}, "NaN or Inf"),
+        (torch.full(SHAPE, 2.0), {}, r"in \[0, 1\]"),
+        (torch.zeros(SHAPE), {"id": -1}, "an id from 0 up"),
+        (torch.zeros(SHAPE), {"deadline": 0.0}, "a deadline above 0"),
+        (torch.zeros(SHAPE), {"deadline": float("nan")}, "a deadline above 0"),
+    ],
+)
+def test_bad_input_is_refused_when_it_comes(worker, image, options, message):
+    with pytest.raises(ValueError, match=message):
+        worker.submit(image, **options)
+
+
+def wait_until(true):
+    end = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
