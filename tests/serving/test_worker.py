@@ -110,8 +110,10 @@ def test_a_full_queue_says_when_to_come_again(defense, images):
 
 
 @pytest.mark.parametrize("waiting", [0, 12])
-def test_what_is_cancelled_is_withdrawn_from_queue_and_slot(defense, images, rough, waiting):
+def test_what_is_cancelled_is_withdrawn_from_queue_and_slot(defense, images, rough, waiting, monkeypatch):
     """A hundred that would take for ever, cancelled: the next one does not wait for them."""
+    sessions, make = [], defense.session
+    monkeypatch.setattr(defense, "session", lambda **given: sessions.append(make(**given)) or sessions[-1])
     with Worker(defense, SHAPE, queue_size=128) as worker:
         for _ in range(100):
             worker.submit(images[5], id=rough, deadline=600.0).cancel()
@@ -121,7 +123,7 @@ def test_what_is_cancelled_is_withdrawn_from_queue_and_slot(defense, images, rou
             assert reply.cancel()
 
         reply = worker.submit(images[0], id=0).result(60)
-        wait_until(lambda: not worker._jobs)
+        wait_until(lambda: not worker._jobs and not sessions[0].unfinished, seconds=5)
 
     assert reply.steps == defense.defend(images[:1]).steps[0]
     assert worker._unanswered == 0
@@ -231,8 +233,8 @@ def test_bad_input_is_refused_when_it_comes(worker, image, options, message):
         worker.submit(image, **options)
 
 
-def wait_until(true):
-    end = time.monotonic() + 30
+def wait_until(true, seconds=30):
+    end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end
         time.sleep(0.01)
