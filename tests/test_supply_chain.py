@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import importlib.util
 import json
 import pickle
 import subprocess
@@ -178,6 +179,8 @@ def brought(requirements, asked):
         if not meant or name == "pip" or (name, frozenset(need.extras)) in done:
             continue
         done.add((name, frozenset(need.extras)))
+        if name == "torchvision" and not importlib.util.find_spec(name):
+            continue  # has no build beside every torch, and the tests do without it
         distribution = importlib.metadata.distribution(name)
         found[name] = distribution.version
         waiting += [(below, tuple(need.extras)) for below in distribution.requires or []]
