@@ -45,7 +45,7 @@ def describe(
         "in_channels": next(convolutions, 3),
         "mean": mean,
         "std": std,
-        "conversions": list(former["conversions"]) if isinstance(former, dict) else [],
+        "conversions": list(former.get("conversions") or ()) if isinstance(former, dict) else [],
     }
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fastdef.checkpoint import load
-from fastdef.cli._shared import DEFAULT_DEVICE, Device, Size, check_device, image_shape
+from fastdef.cli._shared import DEFAULT_DEVICE, Device, Size, Source, check_device, image_shape
 from fastdef.defense import ActiveDefense
 
 
@@ -29,6 +29,7 @@ def serve(
     seed: Annotated[int | None, typer.Option(min=0, help="of the noise, with --replay; else the system's")] = None,
     compile: Annotated[bool, typer.Option(help="torch.compile the step")] = True,
     device: Device = DEFAULT_DEVICE,
+    source: Source = None,
 ) -> None:
     """Serve POST /classify (PNG, JPEG, raw float32, JSON, forms), KServe v2, /docs, /health and /metrics."""
     try:
@@ -38,7 +39,7 @@ def serve(
         raise ValueError(f"serve needs {error.name}: pip install 'fastdef[serve]'") from error
     if seed is not None and not replay:
         raise ValueError("--seed is for --replay: without it nobody may know the noise")
-    checkpoint = load(model, device=check_device(device))
+    checkpoint = load(model, device=check_device(device), source=source)
     options = {} if max_steps is None else {"max_steps": max_steps}
     defense = ActiveDefense.from_checkpoint(checkpoint, seed=seed, slots=slots, compile=compile, **options)
     shape = image_shape(checkpoint, size)

@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from fastdef.nn import build, parse_architecture
+
 CALLS = []
 
 
@@ -23,6 +25,10 @@ class Shifted(nn.Module):
 def small(width=4, kernel=(3, 3)):
     CALLS.append((width, kernel))
     return Shifted(width, kernel)
+
+
+def wrapped():
+    return build(parse_architecture("wrn-10-1", in_channels=1))
 
 
 def nothing():
