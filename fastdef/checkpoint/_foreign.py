@@ -39,6 +39,7 @@ def import_foreign(path: str | os.PathLike[str], architecture: Mapping[str, Any]
         # TRADES defines this group, never calls it, and stores it.
         named = {key: value for key, value in named.items() if not key.startswith("sub_block1.")}
         complete = _with_constants(architecture, constants)
+        _check_constants(complete)
         model = check_architecture(complete)
         named |= _left_out(model, complete, named)
         compare(model, {k: Entry(tuple(v.shape), v.dtype) for k, v in named.items()}, floats=_FLOATS)
@@ -98,6 +99,16 @@ def _with_constants(architecture: Mapping[str, Any], constants: Mapping[str, Ten
             raise ValueError(f"its {key!r} is {numbers}, but the architecture's {name} is {list(asked)}")
         complete[name] = numbers
     return complete
+
+
+def _check_constants(architecture: Mapping[str, Any]) -> None:
+    """DeepMind's networks always normalize, and their files do not hold by what."""
+    if architecture["name"].startswith("dm_") and architecture.get("mean") is None:
+        raise ValueError(
+            "a DeepMind network needs mean and std, which the file lacks; those of CIFAR-10 are "
+            "0.4914,0.4822,0.4465 and 0.2471,0.2435,0.2616, those of CIFAR-100 0.5071,0.4865,0.4409 and "
+            "0.2673,0.2564,0.2762"
+        )
 
 
 def _left_out(model: nn.Module, architecture: Mapping[str, Any], named: Mapping[str, Tensor]) -> dict[str, Tensor]:

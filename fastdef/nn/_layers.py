@@ -39,6 +39,12 @@ def refuse_hooks(modules: Iterable[nn.Module], *, where: str) -> None:
             raise ValueError(f"{where} needs batch norms without forward hooks, got one on {module}; remove it first")
 
 
+def first_group(model: nn.Module) -> str:
+    """The layer whose output the defenses smooth where none is named: that of the model's class, or ``block1``."""
+    name = getattr(model, "first_group", None)
+    return name if isinstance(name, str) else "block1"
+
+
 def check_features(output: object, layer: str, *, where: str) -> Tensor:
     """``output`` itself, if it is one (N, ...) tensor.
 
