@@ -41,7 +41,7 @@ def test_nothing_of_ours_runs_what_a_file_says_and_the_one_torch_load_reads_weig
     ((file, row),) = linted(*OURS)
 
     source = Path(file).read_text()
-    assert Path(file) == ROOT / "fastdef" / "checkpoint" / "_foreign.py"
+    assert Path(file) == ROOT / "fastdef" / "checkpoint" / "_foreign_file.py"
     (call,) = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call) and node.lineno == row]
     assert ast.unparse(call.func) == "torch.load"
     assert [ast.unparse(word.value) for word in call.keywords if word.arg == "weights_only"] == ["True"]
