@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from fastdef.checkpoint._config import KEY, read_config, write_config
+from fastdef.checkpoint._source import describe, outline, with_memory
 from fastdef.checkpoint._tensors import Entry, assemble, compare
 from fastdef.io import atomic_write
-from fastdef.nn import architecture_of, check_architecture
+from fastdef.nn import architecture_of
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64, "I64": torch.int64}
 
@@ -23,7 +24,8 @@ class Checkpoint:
 
     Attributes:
         model: in eval mode, float32 whatever the file stores, on the device asked for.
-        architecture: what ``fastdef.nn.build`` made the model from, with every default.
+        architecture: what ``fastdef.nn.build`` made the model from, with every default; or its source, that one's
+            arguments, ``num_classes``, ``in_channels``, ``mean``, ``std`` and ``conversions``.
         classes: the name of each class.
         defense: the defense's configuration, or None.
         training: how it was trained, or None.
@@ -40,8 +42,10 @@ def save(
     path: str | os.PathLike[str],
     model: nn.Module,
     *,
-    architecture: Mapping[str, Any],
     classes: Sequence[str],
+    architecture: Mapping[str, Any] | None = None,
+    source: str | None = None,
+    source_args: Mapping[str, Any] | None = None,
     defense: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
 ) -> None:
@@ -50,8 +54,12 @@ def save(
     Args:
         path: where; by custom it ends in ``.safetensors``.
         model: one that ``architecture`` describes, not wrapped (DDP, torch.compile); floats of 16 or 32 bits.
-        architecture: for ``fastdef.nn.build``.
         classes: one name a class.
+        architecture: for ``fastdef.nn.build``, or of a model that ``load`` gave; this or a source is needed.
+        source: of a network that ``build`` does not know: ``timm:NAME``, ``torchvision:NAME``, or
+            ``package.module:function`` for a function that returns it. It is called, to see that it does. A
+            ``nn.Sequential(Normalize(mean, std), network)`` is taken too.
+        source_args: its keyword arguments, anything JSON can hold.
         defense: anything JSON can hold, or None.
         training: anything JSON can hold, or None.
 
@@ -60,10 +68,14 @@ def save(
     """
     from safetensors.torch import save as serialize  # importing fastdef needs torch alone
 
-    config = write_config(architecture=architecture, classes=classes, defense=defense, training=training)
+    if (architecture is None) == (source is None):
+        raise ValueError(f"saving {path} needs an architecture or a source, got {'none' if source is None else 'both'}")
     state = model.state_dict()
     try:
-        compare(check_architecture(architecture), {k: Entry(tuple(v.shape), v.dtype) for k, v in state.items()})
+        described = architecture or describe(model, source=str(source), source_args=source_args, classes=classes)
+        config = write_config(architecture=described, classes=classes, defense=defense, training=training)
+        expected = outline(read_config(config)["architecture"], source=source or _named_before(model))
+        compare(expected, {k: Entry(tuple(v.shape), v.dtype) for k, v in state.items()})
     except ValueError as error:
         raise ValueError(f"cannot save a {type(model).__name__} as {path}: {error}") from error
     # A copy each, because safetensors takes neither shared nor strided memory.
@@ -73,19 +85,21 @@ def save(
         temporary.write_bytes(serialize(tensors, metadata={KEY: config}))
 
 
-def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Checkpoint:
+def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu", source: str | None = None) -> Checkpoint:
     """Read a model file. Nothing in it is executed, and nothing allocated before its shapes are known to fit.
 
     Args:
         path: a file that ``save`` wrote.
         device: where the model goes.
+        source: ``package.module:function`` to build the network with, where the file says that code of one's own
+            does. It is imported and called with the file's arguments; what the file names never is.
 
     Raises:
-        ValueError: in one line, if the file is anything else, is damaged, or the device is not there.
+        ValueError: in one line, if the file is anything else, is damaged, needs a source, or the device is not there.
     """
     _check_kind(path)
     try:
-        config, model = _read(path)
+        config, model = _read(path, source)
     except (ValueError, RecursionError) as error:  # a configuration may nest deeper than Python prints
         raise ValueError(f"cannot load {path}: {_one_line(error)}") from error
     try:
@@ -112,7 +126,13 @@ def _check_kind(path: str | os.PathLike[str]) -> None:
         raise ValueError(f"cannot load {path}: it is a pickle, and those are never loaded; see `fastdef import`")
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], nn.Module]:
+def _named_before(model: nn.Module) -> str | None:
+    """The source of a model that ``load`` gave: whoever holds it has named its code."""
+    architecture = getattr(model, "architecture", None)
+    return architecture.get("source") if isinstance(architecture, dict) else None
+
+
+def _read(path: str | os.PathLike[str], source: str | None) -> tuple[dict[str, Any], nn.Module]:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -121,11 +141,11 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], nn.Module]:
             if text is None:
                 raise ValueError("it is a .safetensors file, but without fastdef's configuration")
             config = read_config(text)
-            model = check_architecture(config["architecture"])
+            model = outline(config["architecture"], source=source)
             slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - not a dictionary
             compare(model, {key: Entry(tuple(s.get_shape()), _dtype(key, s.get_dtype())) for key, s in slices.items()})
             tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in slices}
-            return config, assemble(model, tensors)
+            return config, assemble(with_memory(model), tensors)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"it is not a whole .safetensors file ({_one_line(error)})") from error
 

@@ -17,6 +17,7 @@ def load_for(
     device: str | torch.device = "cpu",
     labels: bool = True,
     parts: bool = False,
+    source: str | None = None,
 ) -> Checkpoint:
     """``load`` a model file that takes a data set's images, and whose answers its labels can judge.
 
@@ -26,12 +27,13 @@ def load_for(
         device: where the model goes.
         labels: whether the labels are needed; without, only the images have to fit.
         parts: take a model of AFA's stage I too, of which every branch answers by itself.
+        source: code to build the network with, as ``load`` takes it.
 
     Raises:
         ValueError: as ``load`` does; for images of another shape than the model was trained on, a label that it has no
             class for, or one of its classes under another number, by which every count would be wrong.
     """
-    checkpoint = load(path, device=device)
+    checkpoint = load(path, device=device, source=source)
     channels, given = checkpoint.architecture["in_channels"], tuple(dataset.images.shape[1:])
     if given[0] != channels:
         raise ValueError(f"{path} needs images of {channels} channels, got {given[0]}")

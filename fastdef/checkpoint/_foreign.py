@@ -3,73 +3,55 @@
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fastdef.checkpoint._foreign_file import choose_weights, read_pickle
 from fastdef.checkpoint._tensors import Entry, assemble, compare
 from fastdef.nn import check_architecture
 
-_NESTS = ("state_dict", "model_state_dict", "net", "model")
 _WRAPPER = re.compile(r"(module|model|net|_orig_mod|1)\.")  # "1.": nn.Sequential(normalize, model)
-_CONSTANT = re.compile(r"(?:(?:normalize|normalizer|normalization|0)\.)?(?:new_)?(mean|mu|std|sigma)")
+_CONSTANT = re.compile(r"(?:(?:normalize|normalizer|normalization|norm|0)\.)?(?:new_)?(mean|mu|std|sigma)")
+_COUNTS = {"n_classes", "num_labels"}  # which MAIR's wrapper keeps as a buffer
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
-def import_foreign(path: str | os.PathLike[str], architecture: Mapping[str, Any]) -> nn.Module:
+def import_foreign(
+    path: str | os.PathLike[str], architecture: Mapping[str, Any], *, weights: str | None = None
+) -> nn.Module:
     """A model with the weights of a file that other code wrote, in eval mode.
 
-    The weights may lie under ``state_dict``, ``model_state_dict``, ``net`` or ``model``; keys may carry wrappers'
-    prefixes (``module.``, ``model.``, ...); ``num_batches_tracked`` may be missing. Normalization constants in the
-    file are taken, so ``fastdef.nn.architecture_of`` of the result is what to save it with.
+    The weights may lie under ``state_dict``, ``net``, ``model``, ``best``, ``model_ema`` and the like; keys may carry
+    wrappers' prefixes (``module.``, ``model.``, ...); ``num_batches_tracked`` may be missing. Normalization constants
+    in the file are taken, so ``fastdef.nn.architecture_of`` of the result is what to save it with.
 
     Args:
         path: a file of ``torch.save``. It is read with ``weights_only=True``: no code in it runs.
         architecture: what the weights are of, for ``fastdef.nn.build``.
+        weights: the name of a set of weights, such as ``best``, needed where the file holds several.
 
     Raises:
-        ValueError: if the file is not such a one, or naming the first key that does not fit.
+        ValueError: if the file is not such a one, holds several sets of weights and none is named, or naming the first
+            tensor that does not fit, is not finite, or has a negative variance.
     """
     try:
         check_architecture(architecture)
-        named = _unwrap(_state(_read(path)))
+        named = _unwrap(choose_weights(read_pickle(path), weights))
         constants = {key: named.pop(key) for key in list(named) if _CONSTANT.fullmatch(key)}
-        # TRADES defines this group, never calls it, and stores it.
-        named = {key: value for key, value in named.items() if not key.startswith("sub_block1.")}
+        # TRADES defines the group sub_block1, never calls it, and stores it.
+        unused = [key for key in named if key.startswith("sub_block1.") or key in _COUNTS]
+        named = {key: value for key, value in named.items() if key not in unused}
         complete = _with_constants(architecture, constants)
+        _check_constants(complete)
         model = check_architecture(complete)
         named |= _left_out(model, complete, named)
         compare(model, {k: Entry(tuple(v.shape), v.dtype) for k, v in named.items()}, floats=_FLOATS)
-    except ValueError as error:
+        _check_values(named)
+    except (ValueError, RecursionError) as error:  # a pickle may hold itself
         raise ValueError(f"cannot import {path}: {error}") from error
     return assemble(model, named)
-
-
-def _read(path: str | os.PathLike[str]) -> object:
-    if not Path(path).is_file():
-        raise ValueError("there is no such file")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or hostile pickle may raise anything, and torch's advice is to trust it
-        kind = type(error).__name__
-        raise ValueError(f"it is not a file of weights that torch.load(weights_only=True) reads ({kind})") from error
-
-
-def _state(content: object) -> dict[str, Tensor]:
-    """The innermost dictionary of tensors."""
-    for nest in _NESTS:
-        if isinstance(content, Mapping) and isinstance(content.get(nest), Mapping):
-            return _state(content[nest])
-    if not isinstance(content, Mapping) or not content:
-        raise ValueError(f"it needs to hold a dictionary of tensors, got a {type(content).__name__}")
-    for key, value in content.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise ValueError(f"it needs to hold a dictionary of tensors, got a {type(value).__name__} at {key!r}")
-        if value.layout != torch.strided or value.device.type != "cpu":
-            raise ValueError(f"its tensor {key!r} needs to be dense and stored, got {value.layout} on {value.device}")
-    return dict(content)
 
 
 def _unwrap(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -98,6 +80,27 @@ def _with_constants(architecture: Mapping[str, Any], constants: Mapping[str, Ten
             raise ValueError(f"its {key!r} is {numbers}, but the architecture's {name} is {list(asked)}")
         complete[name] = numbers
     return complete
+
+
+def _check_constants(architecture: Mapping[str, Any]) -> None:
+    """DeepMind's networks always normalize, and their files do not hold by what."""
+    if architecture["name"].startswith("dm_") and architecture.get("mean") is None:
+        raise ValueError(
+            "a DeepMind network needs mean and std, which the file lacks; those of CIFAR-10 are "
+            "0.4914,0.4822,0.4465 and 0.2471,0.2435,0.2616, those of CIFAR-100 0.5071,0.4865,0.4409 and "
+            "0.2673,0.2564,0.2762"
+        )
+
+
+def _check_values(named: Mapping[str, Tensor]) -> None:
+    """Refuse weights of a training that diverged: they would answer, by NaN or by nonsense."""
+    for key, value in named.items():
+        as_stored = value.to(torch.float32) if value.is_floating_point() else value
+        if not bool(torch.isfinite(as_stored).all()):
+            wrong = int((~torch.isfinite(as_stored)).sum())
+            raise ValueError(f"its tensor {key!r} needs finite numbers, got {wrong} of {value.numel()} that are not")
+        if key.endswith("running_var") and bool((value < 0).any()):
+            raise ValueError(f"its tensor {key!r} needs variances of 0 or more, got {float(value.min()):.4g}")
 
 
 def _left_out(model: nn.Module, architecture: Mapping[str, Any], named: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -14,6 +14,9 @@ Root = Annotated[Path | None, typer.Option(help="folder that holds it")]
 Download = Annotated[bool, typer.Option(help="fetch it from the hub")]
 Limit = Annotated[int | None, typer.Option(min=1, help="first images only")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
+Source = Annotated[
+    str | None, typer.Option(help="package.module:function that builds the model, where the file says that one does")
+]
 LARGEST = 8192  # pixels a side
 Size = Annotated[int | None, typer.Option(min=1, max=LARGEST, help="height and width; the model's own if it says")]
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fastdef.cli._shared import DEFAULT_DEVICE, Data, Device, Download, Root, check_device
+from fastdef.cli._shared import DEFAULT_DEVICE, Data, Device, Download, Root, Source, check_device
 from fastdef.data import load_dataset
 from fastdef.training import calibrate as run
 
@@ -23,6 +23,7 @@ def calibrate(
     outer_loops: Annotated[int | None, typer.Option(min=1, help="runs of the defense averaged")] = None,
     ratio: Annotated[float, typer.Option(help="the threshold over the clean L_F")] = 0.92,
     device: Device = DEFAULT_DEVICE,
+    source: Source = None,
 ) -> None:
     """Set a model file's Active Defense from clean images. What is not given stays as the file has it."""
     check_device(device)
@@ -37,6 +38,7 @@ def calibrate(
         outer_loops=outer_loops,
         ratio=ratio,
         device=device,
+        source=source,
     )
     typer.echo(f"wrote {model}: " + ", ".join(f"{name} {_short(value)}" for name, value in defense.items()))
 

@@ -10,7 +10,7 @@ import typer
 from torch import Tensor
 
 from fastdef.checkpoint import load
-from fastdef.cli._shared import Device, Size, check_device, image_shape
+from fastdef.cli._shared import Device, Size, Source, check_device, image_shape
 from fastdef.data import load_images
 from fastdef.defense import ActiveDefense
 
@@ -25,20 +25,21 @@ def defend(
     deadline: Annotated[float | None, typer.Option(min=0, help="seconds an image may take")] = None,
     compile: Annotated[bool, typer.Option(help="torch.compile the step; pays from some hundred images on")] = False,
     device: Device = "cpu",
+    source: Source = None,
 ) -> None:
     """Classify image files behind the model's defense. Prints class, probability, steps and whether it converged."""
-    checkpoint = load(model, device=check_device(device))
+    checkpoint = load(model, device=check_device(device), source=source)
     options = {} if max_steps is None else {"max_steps": max_steps}
     defense = ActiveDefense.from_checkpoint(checkpoint, seed=seed, compile=compile, **options)
     channels, *plane = image_shape(checkpoint, size)
     paths: list[Path] = []
 
-    def source() -> Iterator[Tensor]:
+    def arriving() -> Iterator[Tensor]:
         for path, image in load_images(images, channels=channels, size=(plane[0], plane[1]), resize=resize):
             paths.append(path)
             yield image
 
-    for number, answer in enumerate(defense.stream(source(), deadline=deadline)):
+    for number, answer in enumerate(defense.stream(arriving(), deadline=deadline)):
         probability, label = answer.logits.exp().max(0)
         line = {
             "file": str(paths[number]),

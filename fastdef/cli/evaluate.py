@@ -14,7 +14,7 @@ from torch import nn
 from fastdef import distributed
 from fastdef.checkpoint import Checkpoint, check_classes, load_for
 from fastdef.cli import evaluate_adaptive
-from fastdef.cli._shared import DEFAULT_DEVICE, Data, Device, Download, Limit, Root, check_device
+from fastdef.cli._shared import DEFAULT_DEVICE, Data, Device, Download, Limit, Root, Source, check_device
 from fastdef.data import Dataset, load_dataset
 from fastdef.defense import ActiveDefense
 from fastdef.evaluation import Attack, Evaluation
@@ -66,6 +66,7 @@ def evaluate(
     resume: Annotated[bool, typer.Option("--resume", help="go on with the folder's work")] = False,
     compile: Annotated[bool | None, typer.Option(help="torch.compile the defense's step")] = None,
     device: Device = DEFAULT_DEVICE,
+    source: Source = None,
     seed: Annotated[int, typer.Option(help="of the attack and of the defense's noise")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
 ) -> None:
@@ -89,13 +90,13 @@ def evaluate(
     if compile is None:
         compile = suite == "static" or budget not in (None, "smoke")
     if suite == "static":
-        checkpoint = load_for(model, dataset, device=place)
+        checkpoint = load_for(model, dataset, device=place, source=source)
         defense = _defense(checkpoint, for_defense, undefended=undefended, seed=seed, compile=compile)
         attack = Attack(eps=eps / 255, seed=seed, **_given({"steps": steps, "loss": loss}))
         _static(checkpoint.model, dataset, defense, attack, batch_size=batch_size or _BATCH, json_file=json_file)
         return
     passed = evaluate_adaptive.run(
-        _target(model, dataset, for_defense, undefended=undefended, seed=seed, compile=compile),
+        _target(model, dataset, for_defense, source=source, undefended=undefended, seed=seed, compile=compile),
         dataset,
         **_given({"budget": budget, "rows": rows}),
         eps=eps / 255,
@@ -148,18 +149,21 @@ def _defense(
 
 
 def _target(
-    model: Path, dataset: Dataset, options: dict[str, Any], *, undefended: bool, seed: int, compile: bool
+    model: Path, dataset: Dataset, options: dict[str, Any], *, source: str | None, undefended: bool, **how: Any
 ) -> Target:
     """What is deployed: a model file with its defense, if it has one, or an export's folder."""
     if model.is_dir():
         from fastdef.export.manifest import MANIFEST, read_classes
         from fastdef.export.target import exported_target  # its packages are an extra
 
-        _refuse({"undefended": undefended, **options}, "is for a model file: an export is attacked as it was written")
+        _refuse(
+            {"undefended": undefended, "source": source, **options},
+            "is for a model file: an export is attacked as it was written",
+        )
         check_classes(model, read_classes(model / MANIFEST), dataset)
-        return exported_target(model, seed=seed)
-    checkpoint = load_for(model, dataset, device=dataset.images.device)
-    defense = _defense(checkpoint, options, undefended=undefended, seed=seed, compile=compile)
+        return exported_target(model, seed=how["seed"])
+    checkpoint = load_for(model, dataset, device=dataset.images.device, source=source)
+    defense = _defense(checkpoint, options, undefended=undefended, **how)
     return Target.plain(checkpoint.model) if defense is None else Target.defended(defense)
 
 

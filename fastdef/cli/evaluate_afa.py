@@ -12,7 +12,7 @@ from rich.table import Table
 
 from fastdef import distributed
 from fastdef.checkpoint import load_for
-from fastdef.cli._shared import DEFAULT_DEVICE, Data, Device, Download, Limit, Root, check_device
+from fastdef.cli._shared import DEFAULT_DEVICE, Data, Device, Download, Limit, Root, Source, check_device
 from fastdef.data import load_dataset
 from fastdef.evaluation import Strengths, draw_strengths, evaluate_strengths, rounds
 from fastdef.io import atomic_write
@@ -30,6 +30,7 @@ def evaluate_afa(
     layer: Annotated[str, typer.Option(help="whose channels are followed over the strengths")] = "block1",
     batch_size: Annotated[int, typer.Option(min=1)] = 256,
     device: Device = DEFAULT_DEVICE,
+    source: Source = None,
     seed: Annotated[int, typer.Option(min=0, help="of the random starts")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
     figure: Annotated[Path | None, typer.Option(help="write a PNG here")] = None,
@@ -39,7 +40,7 @@ def evaluate_afa(
     values = _parse(eps)
     dataset = load_dataset(data, split, root=root, download=download)
     dataset = (dataset if limit is None else dataset.take(limit)).to(place)
-    loaded = {_name(path): load_for(path, dataset, device=place, parts=True) for path in models}
+    loaded = {_name(path): load_for(path, dataset, device=place, parts=True, source=source) for path in models}
     if len(loaded) < len(models):
         raise ValueError("strengths needs models whose names, or folders' names, differ")
     found: dict[str, Strengths] = {}

@@ -9,7 +9,7 @@ import typer
 from fastdef._validate import check_installed
 from fastdef.assets import ASSETS
 from fastdef.checkpoint import Checkpoint, check_whole, load
-from fastdef.cli._shared import Size, image_shape
+from fastdef.cli._shared import Size, Source, image_shape
 from fastdef.data import Dataset, load_dataset
 from fastdef.evaluation import Attack
 from fastdef.export.files import export_onnx
@@ -25,6 +25,7 @@ def export(
     model: Annotated[Path, typer.Argument(help="a model file")],
     out: Annotated[Path, typer.Option(help="folder to write to")],
     size: Size = None,
+    source: Source = None,
     check: Annotated[bool, typer.Option(help="compare with PyTorch afterwards, on clean and attacked images")] = True,
     data: Annotated[str, typer.Option(help="data set to check on")] = "fashion-mnist",
     root: Annotated[Path, typer.Option(help="folder that holds it; the shipped images if not given")] = ASSETS,
@@ -53,7 +54,7 @@ def export(
         tensorrt()  # before the work
     if check or small:
         check_installed("onnxruntime", extra="export", where="its check")  # which they run
-    checkpoint = load(model)
+    checkpoint = load(model, source=source)
     check_whole(model, checkpoint.model)
     shape = image_shape(checkpoint, size)
     # The images after those that are judged are what int8 is calibrated on.

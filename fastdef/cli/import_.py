@@ -11,8 +11,8 @@ from fastdef.nn import architecture_of, parse_architecture
 
 
 def import_(
-    checkpoint: Annotated[Path, typer.Argument(help="a .pt or .pth file of RobustBench, TRADES or MART")],
-    architecture: Annotated[str, typer.Option(help="wrn-28-10, preactresnet-18, resnet-34, ...")],
+    checkpoint: Annotated[Path, typer.Argument(help="a .pt or .pth file of RobustBench, TRADES, MART, MAIR, ...")],
+    architecture: Annotated[str, typer.Option(help="wrn-28-10, preactresnet-18, resnet-34, dm-wrn-28-10, ...")],
     out: Annotated[Path, typer.Option(help="the model file to write")],
     num_classes: Annotated[int, typer.Option(min=2)] = 10,
     in_channels: Annotated[int, typer.Option(min=1)] = 3,
@@ -20,6 +20,9 @@ def import_(
         str | None, typer.Option(help="that its training subtracted, such as 0.49,0.48,0.45, where the file lacks it")
     ] = None,
     std: Annotated[str | None, typer.Option(help="that its training divided by")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="last, best, model_ema, ...: which of them, where the file holds several")
+    ] = None,
     size: Annotated[
         int | None, typer.Option(min=1, max=LARGEST, help="height and width of its images, for export and the like")
     ] = None,
@@ -29,11 +32,11 @@ def import_(
         raise ValueError("--mean and --std go together, got one of them")
     constants = {name: _numbers(name, text) for name, text in (("mean", mean), ("std", std)) if text is not None}
     described = parse_architecture(architecture, num_classes=num_classes, in_channels=in_channels, **constants)
-    model = import_foreign(checkpoint, described)
+    model = import_foreign(checkpoint, described, weights=weights)
     classes = [str(number) for number in range(num_classes)]
     training = None if size is None else {"shape": [in_channels, size, size]}
     save(out, model, architecture=architecture_of(model), classes=classes, training=training)
-    typer.echo(f"wrote {out}")
+    typer.echo(f"wrote {out}" if weights is None else f"wrote {out}, of the weights {weights!r}")
 
 
 def _numbers(name: str, text: str) -> list[float]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fastdef.checkpoint import load
-from fastdef.cli._shared import DEFAULT_DEVICE, Device, Size, check_device, image_shape
+from fastdef.cli._shared import DEFAULT_DEVICE, Device, Size, Source, check_device, image_shape
 from fastdef.defense import ActiveDefense
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def serve(
     seed: Annotated[int | None, typer.Option(min=0, help="of the noise, with --replay; else the system's")] = None,
     compile: Annotated[bool, typer.Option(help="torch.compile the step")] = True,
     device: Device = DEFAULT_DEVICE,
+    source: Source = None,
 ) -> None:
     """Serve POST /classify (PNG, JPEG, raw float32, JSON, forms), KServe v2, /docs, /health and /metrics."""
     try:
@@ -48,6 +49,7 @@ def serve(
         model,
         size=size,
         device=device,
+        source=source,
         defense={"seed": seed, "slots": slots, "compile": compile, **options},
         worker={"queue_size": queue, "longest": longest},
         http={"max_bytes": max_bytes, "body_seconds": body_seconds, "grace": grace, "replay": replay},
@@ -71,6 +73,7 @@ def _application(
     *,
     size: int | None,
     device: str,
+    source: str | None,
     defense: dict[str, Any],
     worker: dict[str, Any],
     http: dict[str, Any],
@@ -78,7 +81,7 @@ def _application(
     """The application of a model file, warm; its options by who takes them."""
     from fastdef.serving import Worker, application
 
-    checkpoint = load(model, device=check_device(device))
+    checkpoint = load(model, device=check_device(device), source=source)
     shape = image_shape(checkpoint, size)
     answering = Worker(ActiveDefense.from_checkpoint(checkpoint, **defense), shape, **worker)
     answering.warm()

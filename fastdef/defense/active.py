@@ -25,7 +25,7 @@ from fastdef.defense.parameters import (
     images_of,
     sanitize_images,
 )
-from fastdef.nn import prefix
+from fastdef.nn import first_group, prefix
 from fastdef.ops import smoothing_loss
 from fastdef.runtime import (
     BatchResult,
@@ -68,7 +68,8 @@ class ActiveDefense(nn.Module):
 
     Args:
         model: a classifier, in eval mode, images in [0, 1] to logits.
-        layer: name of the submodule whose output is smoothed: a group's raw output, the first one in the paper.
+        layer: name of the submodule whose output is smoothed: a group's raw output, the first one in the paper and
+            where None is given.
         sigma: half width of the uniform noise, in pixel units.
         beta: step size.
         delta: threshold of L_F; see :meth:`calibrate`.
@@ -98,7 +99,7 @@ class ActiveDefense(nn.Module):
     def __init__(
         self,
         model: nn.Module,
-        layer: str = "block1",
+        layer: str | None = None,
         *,
         sigma: float = 0.075,
         beta: float = 80.0,
@@ -118,6 +119,7 @@ class ActiveDefense(nn.Module):
         check_parameters(numbers, {"max_steps": max_steps, "outer_loops": outer_loops, "slots": slots}, dtype)
         check_weights(model)
         self.model = model
+        layer = first_group(model) if layer is None else layer
         self._layer, self._beta, self._dtype, self._solver = layer, float(beta), dtype, solver or Gradient(float(beta))
         self.sigma, self.delta = float(sigma), float(delta)
         self.max_steps = max_steps

@@ -15,7 +15,10 @@ from fastdef.nn._branches import keep_branch as keep_branch
 from fastdef.nn._branches import set_branch as set_branch
 from fastdef.nn._conversions import convert as convert
 from fastdef.nn._conversions import register_conversion as register_conversion
+from fastdef.nn._dm_preact_resnet import DMPreActResNet as DMPreActResNet
+from fastdef.nn._dm_wide_resnet import DMWideResNet as DMWideResNet
 from fastdef.nn._joint import joint_statistics as joint_statistics
+from fastdef.nn._layers import first_group as first_group
 from fastdef.nn._multi_bn import MultiBatchNorm2d as MultiBatchNorm2d
 from fastdef.nn._normalize import Normalize as Normalize
 from fastdef.nn._normalized_features import normalize_features as normalize_features

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastdef import ops
+from fastdef.nn._tail import Tailed
 from fastdef.nn._weight_generator import WeightGenerator
 
 
@@ -48,8 +49,8 @@ class FusingWeights(threading.local):
             self.weights = ()
 
 
-class AFA2d(nn.Module):
-    """Dual batch norm in eval mode, out = W0 * BN_0(x) + (1 - W0) * BN_{K-1}(x) (AFA, Eq. 2).
+class AFA2d(Tailed):
+    """Dual batch norm in eval mode, out = W0 * BN_0(x) + (1 - W0) * BN_{K-1}(x) (AFA, Eq. 2), and then its tail.
 
     The two batch norms are frozen: they stay in eval mode when the model trains. Where a sample's W0 comes from is
     what the subclasses say.
@@ -76,7 +77,7 @@ class AFA2d(nn.Module):
 
     def fuse(self, x: Tensor, w0: Tensor) -> Tensor:
         """(N, C, H, W) features and (N,) fusing weights -> like the features."""
-        return ops.afa_fuse(x, w0, ops.Norm.of(self.bn0), ops.Norm.of(self.bn1))
+        return self.run_tail(ops.afa_fuse(x, w0, ops.Norm.of(self.bn0), ops.Norm.of(self.bn1)))
 
     def train(self, mode: bool = True) -> "AFA2d":
         """As of any module, but for the two batch norms."""

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from fastdef.nn._afa import AFA2d, FusingWeights, LayerwiseAFA2d, SharedAFA2d, SharedWeightGenerator
 from fastdef.nn._branches import record_conversion, replace_modules
 from fastdef.nn._conversions import register_conversion
-from fastdef.nn._layers import find_layer
+from fastdef.nn._layers import find_layer, refuse_hooks
 from fastdef.nn._multi_bn import MultiBatchNorm2d
 from fastdef.nn._weight_generator import WeightGenerator
+
+_Dual = Callable[[nn.BatchNorm2d, nn.BatchNorm2d], AFA2d]
 
 
 @register_conversion("afa")
@@ -36,14 +38,15 @@ def convert_to_afa(model: nn.Module, *, placement: str = "shared", stem: str = "
         The model.
 
     Raises:
-        ValueError: if the model has no ``MultiBatchNorm2d``, or one with a single branch; if the placement is
-            neither, or the stem is no ``Conv2d``.
+        ValueError: if the model has no ``MultiBatchNorm2d``, or one with a single branch or with hooks; if the
+            placement is neither, or the stem is no ``Conv2d``.
     """
     branched = [module for module in model.modules() if isinstance(module, MultiBatchNorm2d)]
     if not branched or min(module.branches for module in branched) < 2:
         raise ValueError("convert_to_afa needs a model that convert_to_multi_bn gave two branches or more")
     if placement not in _PLACEMENTS:
         raise ValueError(f"convert_to_afa needs a placement out of {', '.join(_PLACEMENTS)}, got {placement!r}")
+    refuse_hooks(branched, where="convert_to_afa")
     fusing = FusingWeights()
     model = _PLACEMENTS[placement](model, branched, fusing, stem, hidden)
     model.requires_grad_(False)
@@ -131,23 +134,22 @@ def _shared(
     generator = generator.to(convolution.weight.device, convolution.weight.dtype).train(convolution.training)
     convolution.add_module("weight_generator", generator)
     convolution.register_forward_hook(generator.after_stem)
-    fused: dict[nn.Module, nn.Module] = {}
-    for module in branched:
-        fused[module] = SharedAFA2d(*_outermost(module), fusing).train(module.training)
-    return replace_modules(model, fused)
+    return _fused(model, branched, lambda bn0, bn1: SharedAFA2d(bn0, bn1, fusing))
 
 
 def _layerwise(
     model: nn.Module, branched: list[MultiBatchNorm2d], fusing: FusingWeights, stem: str, hidden: int
 ) -> nn.Module:
+    return _fused(model, branched, lambda bn0, bn1: LayerwiseAFA2d(bn0, bn1, fusing, hidden=hidden))
+
+
+def _fused(model: nn.Module, branched: list[MultiBatchNorm2d], dual: _Dual) -> nn.Module:
     fused: dict[nn.Module, nn.Module] = {}
     for module in branched:
-        fused[module] = LayerwiseAFA2d(*_outermost(module), fusing, hidden=hidden).train(module.training)
+        layer = dual(module.to_batch_norm(0), module.to_batch_norm(module.branches - 1))
+        layer.adopt(module.tail())
+        fused[module] = layer.train(module.training)
     return replace_modules(model, fused)
-
-
-def _outermost(module: MultiBatchNorm2d) -> tuple[nn.BatchNorm2d, nn.BatchNorm2d]:
-    return module.to_batch_norm(0), module.to_batch_norm(module.branches - 1)
 
 
 def _fusing(model: nn.Module, *, where: str) -> FusingWeights:

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from fastdef.nn._conversions import convert
+from fastdef.nn._dm_preact_resnet import DMPreActResNet
+from fastdef.nn._dm_wide_resnet import DMWideResNet
 from fastdef.nn._normalize import Normalize
 from fastdef.nn._preact_resnet import PreActResNet18
 from fastdef.nn._resnet import ResNet
@@ -17,18 +19,41 @@ from fastdef.nn._wide_resnet import WideResNet
 
 _DEFAULTS = {"num_classes": 10, "in_channels": 3}
 _COMMON = {"name", *_DEFAULTS, "mean", "std", "conversions"}
-_SIZES: dict[str, set[str]] = {"wide_resnet": {"depth", "width"}, "preact_resnet": {"depth"}, "resnet": {"depth"}}
-_OPTIONAL: dict[str, set[str]] = {"resnet": {"width"}}
+_SIZES: dict[str, set[str]] = {
+    "wide_resnet": {"depth", "width"},
+    "preact_resnet": {"depth"},
+    "resnet": {"depth"},
+    "dm_wide_resnet": {"depth", "width"},
+    "dm_preact_resnet": {"depth"},
+}
+_OPTIONAL: dict[str, set[str]] = {
+    "resnet": {"width"},
+    "dm_wide_resnet": {"activation"},
+    "dm_preact_resnet": {"activation"},
+}
+_DEPTH, _WIDTH, _RELU = r"-(?P<depth>[0-9]{1,4})", r"-(?P<width>[0-9]{1,4})", r"(-(?P<activation>relu))?"
+_SHORT = {
+    "wide_resnet": f"wrn{_DEPTH}{_WIDTH}",
+    "resnet": f"resnet{_DEPTH}({_WIDTH})?",
+    "preact_resnet": f"preactresnet{_DEPTH}",
+    "dm_wide_resnet": f"dm-wrn{_DEPTH}{_WIDTH}{_RELU}",
+    "dm_preact_resnet": f"dm-preactresnet{_DEPTH}{_RELU}",
+}
+_KNOWN = (
+    "wrn-DEPTH-WIDTH, resnet-18, resnet-34, resnet-50, resnet-DEPTH-WIDTH, preactresnet-18, dm-wrn-DEPTH-WIDTH, "
+    "dm-preactresnet-DEPTH; behind the dm- ones also -relu, in place of SiLU"
+)
 
 
 def build(architecture: Mapping[str, Any]) -> nn.Module:
     """A freshly initialized model.
 
     Args:
-        architecture: ``name`` ("wide_resnet", "preact_resnet" or "resnet"), its sizes (``depth``, and ``width`` for
-            a wide one; a "resnet" may have one too), and optionally ``num_classes`` (10), ``in_channels`` (3),
-            ``mean`` and ``std`` (lists of one number a channel, or None), ``conversions`` (a list of dictionaries, each
-            with the ``name`` of a registered conversion and its arguments, applied in order).
+        architecture: ``name`` ("wide_resnet", "preact_resnet", "resnet", "dm_wide_resnet" or "dm_preact_resnet"),
+            its sizes (``depth``, and ``width`` for a wide one; a "resnet" may have one too), and optionally
+            ``activation`` of a DeepMind one ("silu", or "relu"), ``num_classes`` (10), ``in_channels`` (3), ``mean``
+            and ``std`` (lists of one number a channel, or None), ``conversions`` (a list of dictionaries, each with
+            the ``name`` of a registered conversion and its arguments, applied in order).
 
     The dictionary stays with the model, ``num_classes`` and ``in_channels`` in it; see ``architecture_of``.
 
@@ -53,6 +78,11 @@ def _plain(architecture: Mapping[str, Any]) -> nn.Module:
         return WideResNet(depth, architecture["width"], **common)
     if name == "resnet":
         return ResNet(depth, width=architecture.get("width", 64), **common)
+    activation = architecture.get("activation", "silu")
+    if name == "dm_wide_resnet":
+        return DMWideResNet(depth, architecture["width"], activation=activation, **common)
+    if name == "dm_preact_resnet":
+        return DMPreActResNet(depth, activation=activation, **common)
     if type(depth) is int and depth == 18:
         return PreActResNet18(**common)
     raise ValueError(f"preact_resnet needs a depth of 18, got {depth!r}")
@@ -88,22 +118,18 @@ def parse_architecture(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> dict[str, Any]:
-    """The dictionary for a name such as ``"wrn-28-10"``, ``"resnet-34"``, ``"resnet-50-16"`` or ``"preactresnet-18"``.
+    """The dictionary for a name such as ``"wrn-28-10"``, ``"resnet-34"``, ``"preactresnet-18"`` or ``"dm-wrn-28-10"``.
 
     Raises:
         ValueError: if the name is none of these, or its sizes are not ones that ``build`` accepts.
     """
-    architecture: dict[str, Any]
-    if wide := re.fullmatch(r"wrn-([0-9]{1,4})-([0-9]{1,4})", text):
-        architecture = {"name": "wide_resnet", "depth": int(wide[1]), "width": int(wide[2])}
-    elif narrow := re.fullmatch(r"resnet-([0-9]{1,4})-([0-9]{1,4})", text):
-        architecture = {"name": "resnet", "depth": int(narrow[1]), "width": int(narrow[2])}
-    elif deep := re.fullmatch(r"(resnet|preactresnet)-([0-9]{1,4})", text):
-        name = {"resnet": "resnet", "preactresnet": "preact_resnet"}[deep[1]]
-        architecture = {"name": name, "depth": int(deep[2])}
-    else:
-        known = "wrn-DEPTH-WIDTH, resnet-18, resnet-34, resnet-50, resnet-DEPTH-WIDTH, preactresnet-18"
-        raise ValueError(f"an architecture is one of {known}; got {text!r}")
+    found = [(name, match) for name, form in _SHORT.items() if (match := re.fullmatch(form, text))]
+    if not found:
+        raise ValueError(f"an architecture is one of {_KNOWN}; got {text!r}")
+    ((name, match),) = found
+    parts = {key: part for key, part in match.groupdict().items() if part is not None}
+    architecture: dict[str, Any] = {"name": name}
+    architecture |= {key: part if key == "activation" else int(part) for key, part in parts.items()}
     architecture |= {"num_classes": num_classes, "in_channels": in_channels}
     architecture |= {"mean": None if mean is None else list(mean), "std": None if std is None else list(std)}
     check_architecture(architecture)

@@ -7,7 +7,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastdef.nn._conversions import register_conversion
+from fastdef.nn._layers import refuse_hooks
 from fastdef.nn._multi_bn import MultiBatchNorm2d
+from fastdef.nn._tail import with_tail
 
 
 @register_conversion("multi_bn")
@@ -16,7 +18,8 @@ def convert_to_multi_bn(model: nn.Module, branches: int) -> nn.Module:
 
     In place, unless the model is itself a batch norm. Parameters keep device, dtype and ``requires_grad``, modules
     keep their mode; a batch norm used in two places becomes one K-branch batch norm used in both. Until ``set_branch``
-    or ``branch`` says otherwise a batch takes branch 0, so the model answers as it did.
+    or ``branch`` says otherwise a batch takes branch 0, so the model answers as it did. A subclass that runs child
+    modules after the norm, as timm's ``BatchNormAct2d`` runs its activation, keeps them under their names.
 
     Args:
         model: any model.
@@ -26,36 +29,49 @@ def convert_to_multi_bn(model: nn.Module, branches: int) -> nn.Module:
         The model.
 
     Raises:
-        ValueError: if it has no batch norm, or one that is not a ``BatchNorm2d`` with affine and running statistics.
-            The model is then as it was.
+        ValueError: if it has no batch norm, or one that is not a ``BatchNorm2d`` with affine and running statistics,
+            whose forward does anything but run child modules after the norm, or that has hooks. The model is then
+            as it was.
     """
     replacements: dict[nn.Module, nn.Module] = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.BatchNorm2d):
-            replacements[module] = MultiBatchNorm2d.from_batch_norm(module, branches)
+            replacements[module] = _lifted(module, name, branches)
         elif isinstance(module, _BatchNorm):  # its statistics would be those of all segments together
             raise ValueError(
                 f"convert_to_multi_bn needs every batch norm to be a BatchNorm2d, got {module} at {name!r}"
             )
     if not replacements:
         raise ValueError(f"convert_to_multi_bn needs a model with a BatchNorm2d, got a {type(model).__name__}")
+    refuse_hooks(replacements, where="convert_to_multi_bn")
     model = replace_modules(model, replacements)
     record_conversion(model, name="multi_bn", branches=branches)
     return model
 
 
+def _lifted(plain: nn.BatchNorm2d, name: str, branches: int) -> MultiBatchNorm2d:
+    try:
+        return MultiBatchNorm2d.from_batch_norm(plain, branches)
+    except ValueError as error:
+        raise ValueError(f"convert_to_multi_bn cannot lift {name!r}: {error}") from error
+
+
 def keep_branch(model: nn.Module, k: int) -> nn.Module:
     """Undo ``convert_to_multi_bn``: a plain ``BatchNorm2d`` with a copy of branch k in place of each K-branch one.
 
-    In place, unless the model is itself a batch norm.
+    In place, unless the model is itself a batch norm. What ran after the branches runs after the batch norm.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: if it has no ``MultiBatchNorm2d``, or one without such a branch; nothing changes then.
+        ValueError: if it has no ``MultiBatchNorm2d``, or one without such a branch or with hooks; nothing changes then.
     """
-    replacements: dict[nn.Module, nn.Module] = {layer: layer.to_batch_norm(k) for layer in _layers(model)}
+    layers = _layers(model)
+    refuse_hooks(layers, where="keep_branch")
+    replacements: dict[nn.Module, nn.Module] = {
+        layer: with_tail(layer.to_batch_norm(k), layer.tail()) for layer in layers
+    }
     model = replace_modules(model, replacements)
     architecture = getattr(model, "architecture", None)
     if isinstance(architecture, dict):

@@ -57,10 +57,9 @@ class _JointBatchNorm2d(nn.BatchNorm2d):
 
 
 class _JointMultiBatchNorm2d(MultiBatchNorm2d):
-    def forward(self, x: Tensor) -> Tensor:
+    def norm(self, x: Tensor) -> Tensor:
         if not self.training:
-            return super().forward(x)
-        self.check_input(x)
+            return super().norm(x)
         weight, bias = (torch.stack([value[k] for k in self.active]) for value in (self.weight, self.bias))
         out, means, variances = joint_batch_norm(x, weight, bias, eps=self.eps)
         for k, mean, variance in zip(self.active, means, variances, strict=True):

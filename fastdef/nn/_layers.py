@@ -2,7 +2,7 @@
 
 import difflib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
@@ -26,6 +26,23 @@ def find_layer(model: nn.Module, layer: str, *, where: str) -> nn.Module:
     raise ValueError(
         f"{where} needs a layer of {type(model).__name__}, got {layer!r}; {hint}top level: {top or 'none'}"
     )
+
+
+def refuse_hooks(modules: Iterable[nn.Module], *, where: str) -> None:
+    """Refuse modules that are to be replaced while hooks hang on them, which would be lost in silence.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    for module in modules:
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise ValueError(f"{where} needs batch norms without forward hooks, got one on {module}; remove it first")
+
+
+def first_group(model: nn.Module) -> str:
+    """The layer whose output the defenses smooth where none is named: that of the model's class, or ``block1``."""
+    name = getattr(model, "first_group", None)
+    return name if isinstance(name, str) else "block1"
 
 
 def check_features(output: object, layer: str, *, where: str) -> Tensor:

@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastdef.nn._tail import Tailed, tail_of
 
-class MultiBatchNorm2d(nn.Module):
+
+class MultiBatchNorm2d(Tailed):
     """K batch norms side by side, each with its own statistics and affine, on the segments of one batch.
 
     With the active branches (b_0, ..., b_{S-1}), at first 0 alone, a batch of S * B images is S segments of B, and
@@ -22,7 +24,8 @@ class MultiBatchNorm2d(nn.Module):
     (S, B, C, H, W) view in eager mode, and compiled it is no slower, and fuses with the ReLU that follows. Compiled in
     eval mode all segments are one affine map, to rounding.
 
-    The state dict of a plain ``BatchNorm2d`` loads into it, the same for every branch.
+    The state dict of a plain ``BatchNorm2d`` loads into it, the same for every branch. What a subclass of it runs
+    after the norm, such as an activation, runs here after the branches.
 
     Args:
         num_features: channels C.
@@ -68,6 +71,10 @@ class MultiBatchNorm2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(S * B, C, H, W), segment s through the s-th active branch -> the same shape, layout and dtype."""
         self.check_input(x)
+        return self.run_tail(self.norm(x))
+
+    def norm(self, x: Tensor) -> Tensor:
+        """The branches, without what runs after them."""
         segments = len(self.active)
         if segments > 1 and not self.training and torch.compiler.is_compiling():
             return self._affine(x, segments)
@@ -99,19 +106,23 @@ class MultiBatchNorm2d(nn.Module):
         """K branches that all start as a copy of ``plain``; device, dtype, ``requires_grad`` and mode are kept.
 
         Raises:
-            ValueError: if ``plain`` has no affine or no running statistics, or K is not a positive integer.
+            ValueError: if ``plain`` has no affine or no running statistics, K is not a positive integer, or ``plain``
+                is of a subclass whose forward is not the norm and then its child modules.
         """
         if not (plain.affine and plain.track_running_stats):
             raise ValueError(f"MultiBatchNorm2d needs a batch norm with affine and running statistics, got {plain}")
         device, dtype = plain.weight.device, plain.weight.dtype
         layer = cls(plain.num_features, branches, eps=plain.eps, momentum=plain.momentum, device=device, dtype=dtype)
+        layer.adopt(tail_of(plain))
         layer.load_state_dict(plain.state_dict())
         layer.weight.requires_grad_(plain.weight.requires_grad)
         layer.bias.requires_grad_(plain.bias.requires_grad)
         return layer.train(plain.training)
 
     def to_batch_norm(self, branch: int) -> nn.BatchNorm2d:
-        """A plain ``BatchNorm2d`` with a copy of one branch; device, dtype, ``requires_grad`` and mode are kept.
+        """A plain ``BatchNorm2d`` with a copy of one branch, without what runs after the branches.
+
+        Device, dtype, ``requires_grad`` and mode are kept.
 
         Raises:
             ValueError: if there is no such branch.
@@ -119,7 +130,7 @@ class MultiBatchNorm2d(nn.Module):
         self.check_branches((branch,))
         device, dtype = self.weight.device, self.weight.dtype
         plain = nn.BatchNorm2d(self.num_features, eps=self.eps, momentum=self.momentum, device=device, dtype=dtype)
-        plain.load_state_dict({name: value[branch] for name, value in self.state_dict().items()})
+        plain.load_state_dict({name: getattr(self, name)[branch] for name in plain.state_dict()})
         plain.weight.requires_grad_(self.weight.requires_grad)
         plain.bias.requires_grad_(self.bias.requires_grad)
         return plain.train(self.training)

@@ -22,6 +22,8 @@ class PreActResNet18(nn.Module):
         ValueError: if a size is not a positive integer.
     """
 
+    first_group = "layer1"
+
     def __init__(self, *, num_classes: int = 10, in_channels: int = 3, normalize: nn.Module | None = None) -> None:
         super().__init__()
         check_sizes(num_classes=num_classes, in_channels=in_channels, where="PreActResNet18")

@@ -25,6 +25,8 @@ class ResNet(nn.Module):
         ValueError: if ``depth`` is another, or a size is not a positive integer.
     """
 
+    first_group = "layer1"
+
     def __init__(
         self,
         depth: int,

@@ -6,9 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastdef.nn._normalize import first_layer
-from fastdef.nn._sizes import check_sizes
-
-_DEEPEST = 1000  # 6 * 166 + 4; a configuration from a stranger's file must not build modules without end
+from fastdef.nn._sizes import check_depth, check_sizes
 
 
 class WideResNet(nn.Module):
@@ -29,6 +27,8 @@ class WideResNet(nn.Module):
         ValueError: if ``depth`` is not 6n + 4, or a size is not a positive integer.
     """
 
+    first_group = "block1"
+
     def __init__(
         self,
         depth: int,
@@ -40,10 +40,8 @@ class WideResNet(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(width=width, num_classes=num_classes, in_channels=in_channels, where="WideResNet")
-        if type(depth) is not int or not 10 <= depth <= _DEEPEST or (depth - 4) % 6:
-            raise ValueError(f"WideResNet needs a depth of 6n + 4 (10, 16, 22, ... {_DEEPEST}), got {depth!r}")
         self.depth, self.width, self.num_classes, self.in_channels = depth, width, num_classes, in_channels
-        blocks = (depth - 4) // 6
+        blocks = (check_depth(depth, where="WideResNet") - 4) // 6
         self.normalize = first_layer(normalize, in_channels, where="WideResNet")
         self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
         self.block1 = _Group(blocks, 16, 16 * width, stride=1)

@@ -21,6 +21,7 @@ def calibrate(
     outer_loops: int | None = None,
     ratio: float = 0.92,
     device: str = "cpu",
+    source: str | None = None,
 ) -> dict[str, Any]:
     """Rewrite a model file's Active Defense, its threshold at ``ratio`` times the mean L_F of clean images.
 
@@ -36,6 +37,7 @@ def calibrate(
         outer_loops: how often an image is noised, smoothed and classified.
         ratio: of the threshold to the clean L_F.
         device: where the model runs.
+        source: code that builds the network, as ``fastdef.load`` takes it.
 
     Returns:
         The defense that the file now has.
@@ -44,7 +46,7 @@ def calibrate(
         ValueError: if the file is not a model file, does not fit the images, or a parameter is out of its range; the
             file is then as it was.
     """
-    checkpoint = load_for(path, dataset, device=device, labels=False)
+    checkpoint = load_for(path, dataset, device=device, labels=False, source=source)
     given: dict[str, Any] = {
         "layer": layer,
         "sigma": sigma,

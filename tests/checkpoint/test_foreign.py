@@ -1,6 +1,10 @@
+import argparse
 import os
 import pickle
+from collections import OrderedDict
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -48,6 +52,10 @@ def trades(state):
         lambda state: {"model_state_dict": prefixed("module.")(state)},
         lambda state: {"net": state, "acc": 0.5},
         lambda state: {"epoch": 1, "model": {"state_dict": state}},
+        lambda state: {"rmodel": {"n_classes": torch.tensor(3), **prefixed("model.")(state)}, "optimizer": {}},
+        lambda state: {"model_ema": state, "model": {"name": "wrn"}},
+        lambda state: {"args": argparse.Namespace(lr=0.1, out=Path("a")), "state_dict": state},
+        lambda state: {"acc": np.float64(0.5), "best": np.array([1, 2]), "net": OrderedDict(state)},
         lambda state: {key: value for key, value in state.items() if "num_batches" not in key},
         lambda state: {key: nn.Parameter(v) if v.is_floating_point() else v for key, v in state.items()},
     ],
@@ -145,6 +153,72 @@ def test_constants_that_contradict_the_architecture_are_refused(path, state):
         import_foreign(path, WRN | {"mean": [0.5, 0.5, 0.5], "std": STD.tolist()})
 
 
+@pytest.mark.parametrize("names", [("last", "best"), ("state_dict", "state_dict_ema"), ("model", "model_ema")])
+def test_of_several_sets_of_weights_the_one_that_is_named_is_taken_and_none_in_silence(path, state, names):
+    first, second = names
+    other = {key: value + 1 for key, value in state.items()}
+    torch.save({first: state, second: other}, path)
+
+    assert torch.equal(import_foreign(path, WRN, weights=first).fc.bias, state["fc.bias"])
+    assert torch.equal(import_foreign(path, WRN, weights=second).fc.bias, other["fc.bias"])
+    with pytest.raises(ValueError, match=f"several sets of weights, {first}, {second}; choose one.* --weights {first}"):
+        import_foreign(path, WRN)
+    with pytest.raises(ValueError, match=f"weights called 'ema', got {first}, {second}"):
+        import_foreign(path, WRN, weights="ema")
+
+
+def test_sets_within_sets_are_named_by_their_path(path, state):
+    torch.save({"model": {"last": state, "best": {"state_dict": state}}, "epoch": 3}, path)
+
+    import_foreign(path, WRN, weights="model.best.state_dict")
+
+    with pytest.raises(ValueError, match=r"model\.last, model\.best\.state_dict; choose one"):
+        import_foreign(path, WRN)
+
+
+def test_what_a_script_kept_beside_the_weights_is_read_without_being_made(path, state, monkeypatch):
+    torch.save({"args": argparse.Namespace(lr=0.1), "state_dict": state}, path)
+    monkeypatch.setattr(argparse.Namespace, "__init__", lambda *_, **__: pytest.fail("it ran"))
+
+    import_foreign(path, WRN)
+    with pytest.raises(pickle.UnpicklingError, match=r"argparse\.Namespace"):  # and afterwards torch trusts no more
+        torch.load(path, weights_only=True)
+
+
+def spoiled(key, value):
+    def spoil(state):
+        tensor = state[key].clone()
+        tensor.view(-1)[1] = value
+        return state | {key: tensor}
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("wrap", "need"),
+    [
+        (spoiled("fc.weight", float("nan")), "'fc.weight' needs finite numbers, got 1 of 192 that are not"),
+        (spoiled("bn1.running_mean", float("-inf")), "'bn1.running_mean' needs finite numbers"),
+        (lambda s: s | {"fc.bias": torch.tensor([1e39, 0, 0], dtype=torch.float64)}, "'fc.bias' needs finite numbers"),
+        (spoiled("bn1.running_var", -0.5), "'bn1.running_var' needs variances of 0 or more, got -0.5"),
+    ],
+)
+def test_weights_of_a_training_that_diverged_are_refused_by_name(path, state, wrap, need):
+    torch.save(wrap(state), path)
+
+    with pytest.raises(ValueError, match=f"^cannot import {path}: its tensor {need}[^\n]*$"):
+        import_foreign(path, WRN)
+
+
+def test_a_pickle_that_holds_itself_is_refused(path):
+    content = {"epoch": 1}
+    content["model"] = content
+    torch.save(content, path)
+
+    with pytest.raises(ValueError, match=f"^cannot import {path}"):
+        import_foreign(path, WRN)
+
+
 class Hostile:
     def __init__(self, path):
         self.path = path
@@ -156,7 +230,7 @@ class Hostile:
 def test_code_in_a_pickle_does_not_run(tmp_path, path):
     torch.save({"state_dict": Hostile(str(tmp_path / "owned"))}, path)
 
-    with pytest.raises(ValueError, match="weights_only"):
+    with pytest.raises(ValueError, match=r"its pickle asks for \w+\.mkdir, which is neither weights nor inert data"):
         import_foreign(path, WRN)
 
     assert not (tmp_path / "owned").exists()

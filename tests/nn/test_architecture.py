@@ -44,11 +44,11 @@ def test_the_residual_networks_have_short_names(name, expected):
     assert expected.items() <= parse_architecture(name).items()
 
 
-@pytest.mark.parametrize("name", ["vgg-16", "wrn-16", "wrn-16-4-2", "WRN-16-4", "resnet", "", "wrn-16-4\n", "wrn-٢٨-1"])
+@pytest.mark.parametrize(
+    "name", ["vgg-16", "wrn-16", "wrn-16-4-2", "WRN-16-4", "resnet", "", "wrn-16-4\n", "wrn-10-1-relu", "wrn-٢٨-1"]
+)
 def test_a_name_that_is_not_known_is_refused_with_those_that_are(name):
-    with pytest.raises(
-        ValueError, match="wrn-DEPTH-WIDTH, resnet-18, resnet-34, resnet-50, resnet-DEPTH-WIDTH, preactresnet-18; got"
-    ):
+    with pytest.raises(ValueError, match=r"resnet-DEPTH-WIDTH, preactresnet-18, dm-wrn-DEPTH-WIDTH, .* SiLU; got"):
         parse_architecture(name)
 
 
@@ -95,7 +95,7 @@ WRN = {"name": "wide_resnet", "depth": 10, "width": 1}
     ("architecture", "need"),
     [
         ([], "a dictionary, got a list"),
-        ({}, "name out of wide_resnet, preact_resnet, resnet, got None"),
+        ({}, "name out of wide_resnet, preact_resnet, resnet, dm_wide_resnet, dm_preact_resnet, got None"),
         ({"name": ["resnet"]}, "got \\['resnet'\\]"),
         ({"name": "vgg"}, "got 'vgg'"),
         ({"name": "wide_resnet", "depth": 10}, "needs width"),
