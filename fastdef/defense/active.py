@@ -64,7 +64,8 @@ class ActiveDefense(nn.Module):
 
     Gradients do not flow through a call; an attacker's gradient is a matter for ``fastdef.evaluation``. ``sigma``,
     ``delta``, ``max_steps``, ``outer_loops`` and ``seed`` may be set later; what the compiled steps hold is fixed.
-    They are made anew when the model's weights change; a change through ``weight.data`` goes unnoticed.
+    They are made anew when the model's weights have changed since the last call. A copy or an unpickled defense makes
+    its own; with ``seed=None`` its noise is its own too. ``torch.compile`` around a defense changes nothing.
 
     Args:
         model: a classifier, in eval mode, images in [0, 1] to logits.
@@ -171,12 +172,23 @@ class ActiveDefense(nn.Module):
         """What :func:`fastdef.save` takes as ``defense``, and :meth:`from_checkpoint` reads; a solver is not kept."""
         return {"kind": "active", **{name: getattr(self, name) for name in _CONFIGURED}}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_fresh_ids": None, "_drawn": self._fresh_ids is not None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        drawn = state.pop("_drawn")
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        if drawn:
+            self.seed = None  # a copy that went on with these ids would repeat the noise
+
     def train(self, mode: bool = True) -> "ActiveDefense":
         """Stays in eval mode: the defense is defined for a trained classifier."""
         return super().train(False)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) images in [0, 1] -> (N, classes) float32 logits, the log of the mean probability."""
+        if torch.compiler.is_dynamo_compiling():  # what there is to compile, the defense compiles
+            return torch.compiler.disable(self.defend)(images).logits
         return self.defend(images).logits
 
     def defend(

@@ -18,6 +18,7 @@ from fastdef.nn._conversions import register_conversion as register_conversion
 from fastdef.nn._dm_preact_resnet import DMPreActResNet as DMPreActResNet
 from fastdef.nn._dm_wide_resnet import DMWideResNet as DMWideResNet
 from fastdef.nn._joint import joint_statistics as joint_statistics
+from fastdef.nn._layers import count_calls as count_calls
 from fastdef.nn._layers import first_group as first_group
 from fastdef.nn._multi_bn import MultiBatchNorm2d as MultiBatchNorm2d
 from fastdef.nn._normalize import Normalize as Normalize

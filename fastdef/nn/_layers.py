@@ -68,3 +68,16 @@ def hooked(layer: nn.Module, hook: Callable[[nn.Module, object, object], None]) 
     finally:
         with _REGISTERING:
             handle.remove()
+
+
+def count_calls(model: nn.Module, layer: str, run: Callable[[], object]) -> int:
+    """How often ``layer`` is called, in this thread, while ``run`` runs the model."""
+    calls, thread = 0, threading.get_ident()
+
+    def count(module: nn.Module, inputs: object, output: object) -> None:
+        nonlocal calls
+        calls += threading.get_ident() == thread
+
+    with hooked(find_layer(model, layer, where="count_calls"), count):
+        run()
+    return calls

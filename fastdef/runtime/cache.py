@@ -1,9 +1,11 @@
 """From a model to slots that run: traces, compiles and keeps the tight steps of one model."""
 
+import os
 import threading
 import warnings
 from collections import defaultdict
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +13,15 @@ from torch import Tensor, nn
 from fastdef.nn import prefix, routing_state
 from fastdef.runtime.checked import checked_step, is_random
 from fastdef.runtime.cuda_graph import GraphedSlots
-from fastdef.runtime.forward import forward
+from fastdef.runtime.forward import check_called_once, forward
 from fastdef.runtime.modes import own_modes
 from fastdef.runtime.slots import Slots
 from fastdef.runtime.solvers import Solver
 from fastdef.runtime.step import MaskedStep, Step, compiled
+from fastdef.runtime.weights import fingerprint
 
 _Key = tuple[torch.Size, torch.dtype, torch.device]
+_LOCK = threading.RLock()  # of all caches: torch traces and compiles in one thread at a time
 _CPU_CHUNK = 16  # images a CPU runs at once; measured best on WRN-10-2 and WRN-16-4, 1.2 to 1.4 times faster than 64
 
 
@@ -26,7 +30,7 @@ class StepCache:
 
     A step holds folded copies of the model's weights, and the branches or the fusing weight that were chosen. When a
     weight, a running statistic, the device or a choice has changed since, all steps are made anew for the next
-    slots.
+    slots. A copy, or what a pickle holds, is without steps. Safe to use from several threads; not in a forked process.
 
     Attributes:
         slots: the most that there are at once.
@@ -45,14 +49,22 @@ class StepCache:
         shrinks: bool,
     ) -> None:
         self._model = model
-        self._network = prefix(model, layer)
+        self._layer = layer
+        prefix(model, layer)  # refuses a layer that the model lacks
         self._solver = solver
         self._dtype = dtype
         self._compile = compile
         self._clamp = clamp
         self._shrinks = shrinks
-        self._lock = threading.RLock()
         self.slots = slots
+        self.forget()
+
+    def __getstate__(self) -> dict[str, object]:
+        made = {"_steps", "_traced", "_idle", "_made", "_made_of"}
+        return {name: value for name, value in self.__dict__.items() if name not in made}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
         self.forget()
 
     @property
@@ -63,7 +75,9 @@ class StepCache:
     def acquire(self, size: int, like: Tensor) -> Slots:
         """Slots for images like ``like`` (C, H, W) that nobody else has until they are released."""
         key = torch.Size((size, *like.shape)), like.dtype, like.device
-        with self._lock:
+        if self._process != os.getpid():
+            raise ValueError(f"a defense needs the process it was made in ({self._process}), got a fork: spawn instead")
+        with _LOCK:
             if self._fingerprint() != self._made_of:
                 self.forget()
             slots = self._idle[key].pop() if self._idle[key] else self._make(key)
@@ -72,13 +86,13 @@ class StepCache:
 
     def release(self, slots: Slots) -> None:
         """Take slots back; those made before the model changed go."""
-        with self._lock:
+        with _LOCK:
             if slots in self._made:
                 self._idle[self._made[slots]].append(slots)
 
     def halve(self) -> None:
         """Half the slots, for good: what the memory cannot hold now it will not hold later. Warns."""
-        with self._lock:
+        with _LOCK:
             self.slots = max(1, self.slots // 2)
             self.forget()
         if torch.cuda.is_available():
@@ -90,9 +104,11 @@ class StepCache:
         dtype = torch.float64 if example.dtype == torch.float64 else self._dtype
         with own_modes(example.device):
             fresh = torch.zeros(example.shape, dtype=example.dtype, device=example.device)  # no inference tensor
-            forward(self._network, fresh)  # where it does not take such images, that is said of them and not of a trace
+            network = prefix(self._model, self._layer)
+            forward(network, fresh)  # where it does not take such images, that is said of them and not of a trace
+            check_called_once(self._model, self._layer, fresh[:1])
             self._check_random(fresh)
-            return MaskedStep(checked_step(self._network, fresh, dtype=dtype), self._solver, clamp=self._clamp)
+            return MaskedStep(checked_step(network, fresh, dtype=dtype), self._solver, clamp=self._clamp)
 
     def _check_random(self, images: Tensor) -> None:
         if not is_random(partial(forward, self._model), torch.rand_like(images[:2])):
@@ -127,6 +143,7 @@ class StepCache:
 
     def forget(self) -> None:
         """Drop every compiled step and every slot; they are made anew when they are asked for."""
+        self._process = os.getpid()
         self._steps: dict[_Key, Step] = {}
         self._traced: dict[Step, bool] = {}
         self._idle: dict[_Key, list[Slots]] = defaultdict(list)
@@ -134,10 +151,7 @@ class StepCache:
         self._made_of = self._fingerprint()
 
     def _fingerprint(self) -> tuple[object, ...]:
-        tensors = [*self._model.parameters(), *self._model.buffers()]
-        if any(tensor.is_inference() for tensor in tensors):
-            raise ValueError("ActiveDefense needs a model made outside torch.inference_mode, got weights made inside")
-        return *((tensor.data_ptr(), tensor._version) for tensor in tensors), routing_state(self._model)
+        return *fingerprint(self._model), routing_state(self._model)
 
 
 def cpu_chunk(size: int) -> int:

@@ -6,6 +6,9 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from fastdef.nn import count_calls
+from fastdef.runtime.tracing import not_while_tracing
+
 _PRECISIONS = (torch.float32, torch.float64)
 
 
@@ -51,7 +54,7 @@ def forward(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         NotTakenError: for images that the network fails on; a ValueError, of one line.
     """
     try:
-        with torch.autocast(images.device.type, enabled=False):
+        with not_while_tracing(), torch.autocast(images.device.type, enabled=False):
             return network(images)
     except (torch.OutOfMemoryError, torch.AcceleratorError):  # says nothing about the images
         raise
@@ -59,6 +62,17 @@ def forward(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         shape = tuple(images.shape[1:])
         raise NotTakenError(f"the model does not take images of shape {shape}: {reason}") from error
+
+
+def check_called_once(model: nn.Module, layer: str, images: Tensor) -> None:
+    """Refuse a layer that the model calls again: smoothing its first output would leave the second as it is.
+
+    Raises:
+        ValueError: for one that is called more than once.
+    """
+    calls = count_calls(model, layer, lambda: forward(model, images))
+    if calls != 1:
+        raise ValueError(f"the defense needs a layer that the model calls once, got {layer!r}, called {calls} times")
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:

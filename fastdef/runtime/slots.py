@@ -8,6 +8,7 @@ from torch import Tensor
 from fastdef.runtime.forward import to_device
 from fastdef.runtime.modes import own_modes
 from fastdef.runtime.step import Step
+from fastdef.runtime.tracing import not_while_tracing
 
 
 class Slots:
@@ -90,7 +91,7 @@ class Slots:
         """Run one step of the chunk that begins at ``start``, in place, so that a CUDA graph may hold it."""
         part = slice(start, start + self._chunk)
         self.slot_steps += self._chunk
-        with own_modes(self._images.device):
+        with not_while_tracing(), own_modes(self._images.device):
             images, steps, loss, running = self._step(*self.state(start))
             self._images[part].copy_(images)
             self._steps[part].copy_(steps)

@@ -10,6 +10,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from fastdef.runtime.plain import PlainStep
 from fastdef.runtime.solvers import Solver
 from fastdef.runtime.trace import TracedStep
+from fastdef.runtime.tracing import tracing
 
 # images, steps, limits, delta -> images, steps, loss, running
 Step = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
@@ -66,7 +67,8 @@ def compiled(step: MaskedStep, images: Tensor) -> Step:
     """
     # Traced first: Dynamo counts recompilations by code object, and a graph module brings one of its own.
     state = empty_state(images)
-    graph = make_fx(step)(*state)
+    with tracing():
+        graph = make_fx(step)(*state)
     fast = torch.compile(graph, fullgraph=True, dynamic=False)
     try:
         with torch.no_grad():

@@ -17,6 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from fastdef import ops
 from fastdef.kernels import reference
 from fastdef.runtime import passes
+from fastdef.runtime.tracing import tracing
 
 Features = Callable[[Tensor], Tensor]
 
@@ -93,4 +94,5 @@ def _loss_and_field(features: Tensor) -> tuple[Tensor, Tensor]:
 def _trace(
     function: Features | Callable[[Tensor], tuple[Tensor, Tensor]], example: Tensor, table: passes.Table
 ) -> GraphModule:
-    return make_fx(lambda images: function(images), decomposition_table=table)(example)
+    with tracing():
+        return make_fx(lambda images: function(images), decomposition_table=table)(example)
