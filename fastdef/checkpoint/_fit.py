@@ -34,17 +34,26 @@ def load_for(
             class for, or one of its classes under another number, by which every count would be wrong.
     """
     checkpoint = load(path, device=device, source=source)
-    channels, given = checkpoint.architecture["in_channels"], tuple(dataset.images.shape[1:])
-    if given[0] != channels:
-        raise ValueError(f"{path} needs images of {channels} channels, got {given[0]}")
-    trained = (checkpoint.training or {}).get("shape")
-    if trained is not None and list(given) != trained:
-        raise ValueError(f"{path} needs images of the shape it was trained on, {trained}, got {list(given)}")
+    check_images(path, checkpoint, dataset)
     if not parts:
         check_whole(path, checkpoint.model)
     if labels:
         check_classes(path, checkpoint.classes, dataset)
     return checkpoint
+
+
+def check_images(path: str | os.PathLike[str], checkpoint: Checkpoint, dataset: Dataset) -> None:
+    """Refuse a data set whose images have another shape than those that the model takes.
+
+    Raises:
+        ValueError: naming the channels or the shape.
+    """
+    channels, given = checkpoint.architecture["in_channels"], list(dataset.images.shape[1:])
+    if given[0] != channels:
+        raise ValueError(f"{path} needs images of {channels} channels, got {given[0]}")
+    trained = (checkpoint.training or {}).get("shape")
+    if trained is not None and given != trained:
+        raise ValueError(f"{path} needs images of the shape it was trained on, {trained}, got {given}")
 
 
 def check_whole(path: str | os.PathLike[str], model: nn.Module) -> None:

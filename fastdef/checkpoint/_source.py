@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fastdef.checkpoint._packages import call, is_registry
-from fastdef.nn import Normalize, architecture_of, check_architecture, convert
+from fastdef.nn import Normalize, architecture_of, check_architecture, conversions_of, convert
 
 _KEYS = {"source", "source_args", "num_classes", "in_channels", "mean", "std", "conversions"}
 _LARGEST = 65536  # of a number in the arguments of a registry's network
@@ -37,7 +37,6 @@ def describe(
     if isinstance(counted, int) and counted != len(classes):
         raise ValueError(f"a network of {counted} classes needs as many names, got {len(classes)}")
     convolutions = (module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d))
-    former = getattr(model, "architecture", None)  # of a model that was loaded, and converted since
     return {
         "source": source,
         "source_args": dict(source_args or {}),
@@ -45,7 +44,7 @@ def describe(
         "in_channels": next(convolutions, 3),
         "mean": mean,
         "std": std,
-        "conversions": list(former.get("conversions") or ()) if isinstance(former, dict) else [],
+        "conversions": conversions_of(model),
     }
 
 
@@ -98,7 +97,7 @@ def _build(architecture: Mapping[str, Any], *, device: str) -> nn.Module:
             raise ValueError(f"its source {source!r} needs to return a network, got a {type(model).__name__}")
         if architecture["mean"] is not None:
             model = nn.Sequential(Normalize(architecture["mean"], architecture["std"]), model)
-        for conversion in architecture["conversions"]:
+        for conversion in architecture["conversions"][len(conversions_of(model)) :]:  # its source may have made some
             model = convert(model, conversion)
     object.__setattr__(model, "architecture", copy.deepcopy(dict(architecture)))
     return model

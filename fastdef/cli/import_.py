@@ -5,9 +5,13 @@ from typing import Annotated
 
 import typer
 
-from fastdef.checkpoint import import_foreign, save
-from fastdef.cli._shared import LARGEST
+from fastdef.checkpoint import Checkpoint, check_classes, check_images, import_foreign, save
+from fastdef.cli._shared import LARGEST, Download, Limit, Root
+from fastdef.data import Dataset, load_dataset
+from fastdef.evaluation import Accuracy, accuracy
 from fastdef.nn import architecture_of, parse_architecture
+
+_BATCH = 256
 
 
 def import_(
@@ -26,17 +30,37 @@ def import_(
     size: Annotated[
         int | None, typer.Option(min=1, max=LARGEST, help="height and width of its images, for export and the like")
     ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="name of a data set, on whose clean test images the model is tried")
+    ] = None,
+    root: Root = None,
+    download: Download = False,
+    limit: Limit = None,
 ) -> None:
     """Turn a foreign checkpoint into a model file. Reads tensors only: nothing in the file is executed."""
     if (mean is None) != (std is None):
         raise ValueError("--mean and --std go together, got one of them")
     constants = {name: _numbers(name, text) for name, text in (("mean", mean), ("std", std)) if text is not None}
+    dataset = None if data is None else load_dataset(data, "test", root=root, download=download)
     described = parse_architecture(architecture, num_classes=num_classes, in_channels=in_channels, **constants)
     model = import_foreign(checkpoint, described, weights=weights)
     classes = [str(number) for number in range(num_classes)]
     training = None if size is None else {"shape": [in_channels, size, size]}
-    save(out, model, architecture=architecture_of(model), classes=classes, training=training)
+    found = Checkpoint(model, architecture_of(model), tuple(classes), None, training)
+    tried = None if dataset is None else _try(found, checkpoint, dataset if limit is None else dataset.take(limit))
+    save(out, model, architecture=found.architecture, classes=classes, training=training)
     typer.echo(f"wrote {out}" if weights is None else f"wrote {out}, of the weights {weights!r}")
+    if tried is not None:
+        typer.echo(f"clean accuracy on {data} test: {tried}")
+
+
+def _try(checkpoint: Checkpoint, path: Path, dataset: Dataset) -> Accuracy:
+    """Of the clean images; near chance, the architecture, its activation or its normalization is another."""
+    check_images(path, checkpoint, dataset)
+    check_classes(path, checkpoint.classes, dataset)
+    starts = range(0, len(dataset), _BATCH)
+    batches = ((dataset.floats(i, i + _BATCH), dataset.labels[i : i + _BATCH]) for i in starts)
+    return accuracy(checkpoint.model, batches)
 
 
 def _numbers(name: str, text: str) -> list[float]:

@@ -10,6 +10,7 @@ from fastdef.nn._architecture import build as build
 from fastdef.nn._architecture import check_architecture as check_architecture
 from fastdef.nn._architecture import parse_architecture as parse_architecture
 from fastdef.nn._branches import branch as branch
+from fastdef.nn._branches import conversions_of as conversions_of
 from fastdef.nn._branches import convert_to_multi_bn as convert_to_multi_bn
 from fastdef.nn._branches import keep_branch as keep_branch
 from fastdef.nn._branches import set_branch as set_branch

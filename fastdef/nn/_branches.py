@@ -1,7 +1,9 @@
 """The branches of a whole model: lifting its batch norms to K branches, and choosing the ones a batch takes."""
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -10,6 +12,8 @@ from fastdef.nn._conversions import register_conversion
 from fastdef.nn._layers import refuse_hooks
 from fastdef.nn._multi_bn import MultiBatchNorm2d
 from fastdef.nn._tail import with_tail
+
+_CONVERSIONS = "_fastdef_conversions"  # attribute of a model that build has not made
 
 
 @register_conversion("multi_bn")
@@ -73,18 +77,28 @@ def keep_branch(model: nn.Module, k: int) -> nn.Module:
         layer: with_tail(layer.to_batch_norm(k), layer.tail()) for layer in layers
     }
     model = replace_modules(model, replacements)
-    architecture = getattr(model, "architecture", None)
-    if isinstance(architecture, dict):
-        kept = [conversion for conversion in architecture["conversions"] if conversion["name"] != "multi_bn"]
-        architecture["conversions"] = kept
+    _keep_conversions(model, [each for each in conversions_of(model) if each["name"] != "multi_bn"])
     return model
 
 
+def conversions_of(model: nn.Module) -> list[dict[str, Any]]:
+    """The conversions that made ``model`` what it is, in order, as an architecture lists them; a copy."""
+    architecture = getattr(model, "architecture", None)
+    kept = architecture.get("conversions") if isinstance(architecture, dict) else vars(model).get(_CONVERSIONS)
+    return copy.deepcopy(list(kept or ()))
+
+
 def record_conversion(model: nn.Module, **conversion: object) -> None:
-    """Keep ``architecture_of(model)`` true of a model that ``build`` made and a direct call has converted since."""
+    """Note a conversion, so that a model file can list it: in the model's architecture, if ``build`` gave it one."""
+    _keep_conversions(model, [*conversions_of(model), conversion])
+
+
+def _keep_conversions(model: nn.Module, conversions: list[dict[str, Any]]) -> None:
     architecture = getattr(model, "architecture", None)
     if isinstance(architecture, dict):
-        architecture["conversions"] = [*(architecture.get("conversions") or ()), conversion]
+        architecture["conversions"] = conversions
+    else:
+        object.__setattr__(model, _CONVERSIONS, conversions)
 
 
 def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from fastdef.nn import build, parse_architecture
+from fastdef.nn import build, convert_to_multi_bn, parse_architecture
 
 CALLS = []
 
@@ -29,6 +29,10 @@ def small(width=4, kernel=(3, 3)):
 
 def wrapped():
     return build(parse_architecture("wrn-10-1", in_channels=1))
+
+
+def lifted():
+    return convert_to_multi_bn(Shifted(4, (3, 3)), 2)
 
 
 def nothing():

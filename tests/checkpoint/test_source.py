@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import fastdef
-from fastdef.nn import Normalize, architecture_of, build, convert_to_multi_bn, parse_architecture
+from fastdef.nn import Normalize, architecture_of, build, convert_to_afa, convert_to_multi_bn, parse_architecture
 from tests.checkpoint import networks
 from tests.timm_import import import_timm
 
@@ -64,6 +64,25 @@ def test_a_loaded_network_that_was_converted_is_saved_and_loaded_as_that(path):
     fastdef.save(path, model, architecture=architecture_of(model), classes=CLASSES)
 
     assert torch.equal(fastdef.load(path).model(IMAGES), model(IMAGES))
+
+
+@pytest.mark.parametrize("placement", ["shared", "layerwise"])
+def test_a_network_that_was_converted_comes_back_converted(path, placement):
+    network = import_timm().create_model("mobilenetv3_small_050", num_classes=3)
+    model = convert_to_afa(convert_to_multi_bn(network, 2), placement=placement, stem="conv_stem", hidden=4).eval()
+
+    fastdef.save(path, model, source="timm:mobilenetv3_small_050", source_args={"num_classes": 3}, classes=CLASSES)
+
+    assert torch.equal(fastdef.load(path).model(IMAGES), model(IMAGES))
+
+
+def test_a_conversion_that_the_source_makes_itself_is_not_made_twice(path):
+    model = convert_to_afa(networks.lifted(), hidden=4).eval()
+
+    fastdef.save(path, model, source="tests.checkpoint.networks:lifted", classes=CLASSES)
+
+    got = fastdef.load(path, source="tests.checkpoint.networks:lifted")
+    assert torch.equal(got.model(IMAGES), model(IMAGES))
 
 
 def test_code_of_ones_own_runs_only_where_the_caller_names_it(path):

@@ -7,7 +7,6 @@ import fastdef.cli
 from fastdef.checkpoint import load
 from fastdef.cli._training import channel_statistics
 from fastdef.data import Dataset, write_idx
-from fastdef.nn import WideResNet
 
 SMALL = ["--architecture", "wrn-10-1", "--epochs", "1", "--batch-size", "16", "--device", "cpu"]
 
@@ -142,35 +141,6 @@ def test_calibrating_rewrites_the_defense_of_a_model_file(run, data, tmp_path):
     assert after["beta"] == 40.0
     assert after["delta"] == pytest.approx(before["delta"] / 2, rel=1e-3)
     assert after["sigma"] == before["sigma"]
-
-
-def test_a_foreign_checkpoint_is_imported(run, refuse, tmp_path):
-    network = WideResNet(10, 1, num_classes=4)
-    torch.save({f"module.{name}": value for name, value in network.state_dict().items()}, tmp_path / "theirs.pt")
-    out = tmp_path / "ours.safetensors"
-
-    status, told, _ = run(
-        "import", tmp_path / "theirs.pt", "--architecture", "wrn-10-1", "--num-classes", 4, "--out", out
-    )
-
-    assert (status, told) == (0, f"wrote {out}\n")
-    assert torch.equal(load(out).model.fc.weight, network.fc.weight)
-    assert "ours" in refuse("import", out, "--architecture", "wrn-10-1", "--out", tmp_path / "again")
-
-
-def test_what_stood_in_the_data_loader_of_a_foreign_checkpoint_can_be_given(run, refuse, tmp_path):
-    torch.save(WideResNet(10, 1).state_dict(), tmp_path / "theirs.pt")
-    command = ["import", tmp_path / "theirs.pt", "--architecture", "wrn-10-1", "--out", tmp_path / "ours.safetensors"]
-
-    run(*command, "--mean", "0.1,0.2,0.3", "--std", "0.4,0.5,0.6", "--size", 32)
-
-    found = load(tmp_path / "ours.safetensors")
-    assert found.training == {"shape": [3, 32, 32]}
-    torch.testing.assert_close(found.model.normalize.mean.flatten(), torch.tensor([0.1, 0.2, 0.3]))
-    torch.testing.assert_close(found.model.normalize.std.flatten(), torch.tensor([0.4, 0.5, 0.6]))
-    assert "--mean and --std go together" in refuse(*command, "--mean", "0.5,0.5,0.5")
-    assert "--std needs a number for each channel" in refuse(*command, "--mean", "0,0,0", "--std", "a,b,c")
-    assert "std as a list of 3 numbers" in refuse(*command, "--mean", "0,0,0", "--std", "1")
 
 
 def test_channel_statistics_are_of_every_image():
