@@ -1,7 +1,6 @@
 """How the kernel benchmarks are called, time, and print."""
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -9,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+from fastdef.io import write_json
 
 
 def median_ms(run: Callable[[], object], device: str) -> float:
@@ -71,4 +72,4 @@ def main(description: str | None, measure: Measure) -> None:
     ]
     if given.json is not None:
         result = {"device": name, "torch": torch.__version__, "dtype": given.dtype, "rows": rows}
-        given.json.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(given.json, result)

@@ -7,7 +7,6 @@ naive loop in double precision, and against the naive loop in single precision o
 alone; in single precision a feature at the mean may get another sign for it, and that shows.
 """
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +22,7 @@ from fastdef.bench.machine import machine
 from fastdef.checkpoint import load
 from fastdef.data import load_dataset
 from fastdef.defense import ActiveDefense
-from fastdef.io import atomic_write
+from fastdef.io import write_json
 from fastdef.nn import build, parse_architecture
 
 
@@ -47,8 +46,7 @@ def main(
             }
             found["subjects"][name] = {"defense": subject.defense.config(), "programs": compared}
     if json_file is not None:
-        with atomic_write(json_file) as temporary:
-            temporary.write_text(json.dumps(found, indent=1) + "\n")
+        write_json(json_file, found)
 
 
 def shipped(count: int) -> Subject:

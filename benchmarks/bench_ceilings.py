@@ -5,7 +5,6 @@ A copy of B bytes moves 2 B; an n x n product is 2 n^3 operations; a 3x3 convolu
 turned weight. Other benchmarks' rates are held against these.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +14,7 @@ import typer
 
 from benchmarks._timing import SHAPES, median_ms
 from fastdef.bench.machine import machine
+from fastdef.io import write_json
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -78,7 +78,7 @@ def main(
         rate = f"{found['GB/s']:.1f} GB/s" if "GB/s" in found else f"{found['TFLOP/s']:.3f} TFLOP/s"
         print(f"{found['what']}, {found.get('shape', '')} {found.get('dtype', '')}: {rate}", flush=True)
     if json_file is not None:
-        json_file.write_text(json.dumps({**machine(torch.device(device)), "rows": rows}, indent=1) + "\n")
+        write_json(json_file, {**machine(torch.device(device)), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ is that slots change hands more often: looks a second tell it.
 """
 
 import itertools
-import json
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +22,7 @@ from fastdef.bench.machine import machine
 from fastdef.checkpoint import load
 from fastdef.data import load_dataset
 from fastdef.defense import ActiveDefense, Request
-from fastdef.io import atomic_write
+from fastdef.io import write_json
 
 QUANTA: dict[str, int | None] = {"none": None, "128": 128, "32": 32, "8": 8, "2": 2}
 EVERY = 4  # looks between one image that gets done and the next
@@ -75,8 +74,7 @@ def main(
         print(name, *(f"{key}={value:.4g}" for key, value in row.items()))
     if json_file is not None:
         report = {"slots": slots, "seconds": seconds, "quanta": rows, **machine(torch.device("cpu"))}
-        with atomic_write(json_file) as temporary:
-            temporary.write_text(json.dumps(report, indent=1) + "\n")
+        write_json(json_file, report)
 
 
 if __name__ == "__main__":

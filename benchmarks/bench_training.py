@@ -4,7 +4,6 @@ A step goes K * 3 + (K - 1) * 10 * 2 = 95 times through the network (a forward i
 the same on both sides: what is gained is fusion, channels_last, and on a GPU larger batches and fewer launches.
 """
 
-import json
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fastdef.bench.machine import interleaved, machine
+from fastdef.io import write_json
 from fastdef.losses import PGDAT
 from fastdef.nn import build, convert_to_multi_bn, parse_architecture, set_branch
 from fastdef.training import STRENGTHS, Branches, SequentialBranches, TrainConfig
@@ -106,7 +106,7 @@ def main(
     if json_file is not None:
         settings = {"architecture": architecture, "batch": batch, "size": size, "branches": 5, "bf16": bf16}
         result = {"machine": machine(place), **settings, "turns": turns, "contenders": rows}
-        json_file.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(json_file, result)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import torch
 import typer
 
 from fastdef.bench.machine import machine
+from fastdef.io import write_json
 
 PYTHON = sys.executable
 SECONDS = 400  # that a part may take, where the minutes leave as many
@@ -87,13 +88,16 @@ def _trainings(out: Path, root: Path, *, epochs: int, small: bool) -> dict[str, 
 
     train = ("--architecture", wide, "--epochs", str(epochs), *fast, "--out", str(out / "smoothed"))
     branches = ("--architecture", narrow, "--branches", "3", "--epochs", "2", "--fusing-epochs", "1", *fast)
-    adaptive = ("--suite", "honest", "--budget", budget, "--rows", "0,1,2,3,5", "--report", str(out / "adaptive"))
+    adaptive = ("--budget", budget, "--rows", "0,1,2,3,5", "--report", str(out / "adaptive"))
     return {
         "train_smoothing": fastdef("train", "smoothing", *train),
         "static": static("static"),
         "static_loops": static("static_loops", "--outer-loops", "10"),
         "static_half": static("static_half", "--dtype", "bfloat16"),
-        "adaptive": static("adaptive", *adaptive),
+        "adaptive": [
+            *fastdef("evaluate-adaptive", smoothed, *adaptive, "--limit", images),
+            *("--json", str(out / "adaptive.json")),
+        ],
         "train_afa": fastdef("train", "afa", *branches, "--out", str(out / "afa")),
         "evaluate_afa": [
             *fastdef("evaluate-afa", afa, "--limit", images),
@@ -128,7 +132,7 @@ def main(
             print(f"{name}: out of time; the same call goes on here", flush=True)
             break
         told["parts"][name] = run(known[name], out / f"{name}.txt", min(AT_MOST.get(name, SECONDS), left))
-        record.write_text(json.dumps(told, indent=1) + "\n")
+        write_json(record, told)
     for name, part in told["parts"].items():
         print(f"{name:16s} {part['status']!s:12s} {part['seconds']:6.0f} s  {part['last']}", flush=True)
 

@@ -31,7 +31,7 @@ from fastdef.bench.machine import machine
 from fastdef.checkpoint import load
 from fastdef.data import load_dataset
 from fastdef.defense import ActiveDefense
-from fastdef.io import atomic_write
+from fastdef.io import write_json
 from fastdef.nn import prefix
 from fastdef.ops import smoothing_loss
 
@@ -170,8 +170,7 @@ def main(
     }
     print(json.dumps(report, indent=1))
     if json_file is not None:
-        with atomic_write(json_file) as temporary:
-            temporary.write_text(json.dumps(report, indent=1) + "\n")
+        write_json(json_file, report)
     raise SystemExit(0 if report["sound"] else 1)
 
 

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastdef.io import atomic_write
+from fastdef.io import write_json
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,7 @@ def run(stages: list[Stage], out: Path, *, minutes: float | None) -> bool:
             print(f"{stage.name}: out of time; the same command goes on here", flush=True)
             return False
         done[stage.name] = {"command": told, "seconds": round(seconds, 1)}
-        with atomic_write(record) as temporary:
-            temporary.write_text(json.dumps(done, indent=1) + "\n")
+        write_json(record, done)
         print(f"{stage.name}: done after {seconds:.0f} s", flush=True)
     return True
 
@@ -71,6 +70,6 @@ def _run(stage: Stage, out: Path, end: float | None) -> float | None:
             process.send_signal(signal.SIGINT)
             process.wait()
             return None
-    if status not in (0, 1):  # 1: the honest suite's checks on itself failed, which is a result
+    if status not in (0, 1):  # 1: the adaptive evaluation's checks on itself failed, which is a result
         raise SystemExit(f"{stage.name}: status {status}\n" + (out / f"{stage.name}.log").read_text()[-2000:])
     return time.monotonic() - start

@@ -7,7 +7,6 @@ reference, and is timed with a cold cache, all candidates in one run. An entry i
 candidate is at least 3 % faster than the default. ``--small`` rehearses it in Triton's interpreter, on any machine.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from benchmarks._timing import LAYOUTS, SHAPES, median_ms
 from fastdef.bench.machine import machine
+from fastdef.io import write_json
 from fastdef.kernels import configurations, reference
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -159,7 +159,7 @@ def main(
                 print(f"{name} {shape} {str(kind)[6:]}: {line or 'the default'}", flush=True)
                 rows.append({**found, "entry": line})
     if json_file is not None:
-        json_file.write_text(json.dumps({"machine": machine(torch.device(device)), "rows": rows}, indent=1) + "\n")
+        write_json(json_file, {"machine": machine(torch.device(device)), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""An export as what the honest suite attacks: something that answers, and gives nothing else away."""
+"""An export as what the adaptive evaluation attacks: something that answers, and gives nothing else away."""
 
 from collections.abc import Sequence
 from pathlib import Path

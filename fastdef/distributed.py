@@ -1,7 +1,7 @@
 """The processes of one run: who this one is, its share of a batch, and what it asks of the others.
 
 A rank is one process of torch's default group, which ``torchrun`` and ``init_process_group`` make. Without a group
-there is one rank, every function here gives back what it got, and nothing is sent. What is told to all is the same on
+there is one rank, every function here gives back what it got, and nothing is sent. What is broadcast is the same on
 all ranks to the bit, so weights that begin the same stay the same.
 """
 
@@ -78,10 +78,10 @@ def broadcast(tensors: Iterable[Tensor]) -> None:
     if world_size() == 1:
         return
     for tensor in tensors:
-        told = tensor.contiguous()
+        values = tensor.contiguous()
         with _others():
-            dist.broadcast(told, 0)
-        tensor.copy_(told)
+            dist.broadcast(values, 0)
+        tensor.copy_(values)
 
 
 def on_rank0(work: Callable[[], T]) -> T:
@@ -92,15 +92,15 @@ def on_rank0(work: Callable[[], T]) -> T:
     """
     if world_size() == 1:
         return work()
-    told: list[Any] = [None, None]
+    outcome: list[Any] = [None, None]
     if rank() == 0:
         try:
-            told[0] = work()
+            outcome[0] = work()
         except (ValueError, OSError) as error:
-            told[1] = error
+            outcome[1] = error
     with _others():
-        dist.broadcast_object_list(told, 0)
-    result, refusal = told
+        dist.broadcast_object_list(outcome, 0)
+    result, refusal = outcome
     if refusal is not None:
         raise refusal
     return result
@@ -121,9 +121,9 @@ def shard(number: int) -> range:
     return range(rank(), number, world_size())
 
 
-def all_gather_shards(found: Sequence[T]) -> list[T]:
-    """What was found for all things, in their order, from what each rank found for its own ``shard``."""
-    parts = all_gather_object(list(found))
+def all_gather_shards(results: Sequence[T]) -> list[T]:
+    """The results of all items, in their order, from those of each rank for its own ``shard``."""
+    parts = all_gather_object(list(results))
     return [parts[number % len(parts)][number // len(parts)] for number in range(sum(map(len, parts)))]
 
 

@@ -1,6 +1,7 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, JSON among them."""
 
 import contextlib
+import json
 import os
 import secrets
 from collections.abc import Iterator
@@ -46,6 +47,20 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.close(held)
     with contextlib.suppress(OSError):  # not every file system can; the file is in place all the same
         _force(target.parent)
+
+
+def write_json(path: str | os.PathLike[str], value: object, *, indent: int | None = 1) -> None:
+    """Write JSON, whole or not at all, and never NaN, which is none.
+
+    Raises:
+        ValueError: in one line, for a number that is not finite, or where ``path`` cannot be written.
+    """
+    try:
+        text = json.dumps(value, indent=indent, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(f"cannot write {path}: a value is not finite, which JSON cannot hold") from error
+    with atomic_write(path) as temporary:
+        temporary.write_text(text + "\n")
 
 
 def make_folder(folder: Path) -> None:

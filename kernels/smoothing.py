@@ -231,7 +231,7 @@ def _field(f: Tensor, mean: Tensor, tilt: Tensor, *, scale: Tensor | None) -> Te
 
 
 def _launch(f: Tensor) -> tuple[int, int, dict[str, int]]:
-    """Programs a sample, values a program, and what a launch is told: no part is without a block."""
+    """Programs a sample, values a program, and the constants of a launch: no part is without a block."""
     n, m = f.shape
     how = configurations.smoothing(m, f.dtype)
     blocks = triton.cdiv(m, how.block)

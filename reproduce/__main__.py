@@ -33,7 +33,7 @@ def main(
     architecture: Annotated[str | None, typer.Option(help="other than the preset's")] = None,
     surrogate: Annotated[str | None, typer.Option(help="of afa: architecture of the black box's model")] = None,
     methods: Annotated[str | None, typer.Option(help="of afa: other than the preset's, separated by commas")] = None,
-    budget: Annotated[str | None, typer.Option(help="of smoothing: of the honest suite")] = None,
+    budget: Annotated[str | None, typer.Option(help="of smoothing: of the adaptive evaluation")] = None,
     train_limit: Annotated[int | None, typer.Option(help="training images, other than all")] = None,
     limit: Annotated[int | None, typer.Option(help="test images, other than the preset's")] = None,
     device: str = "cuda" if torch.cuda.is_available() else "cpu",

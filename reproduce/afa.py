@@ -89,7 +89,7 @@ def stages(plan: Plan, out: Path) -> list[Stage]:
     found.append(Stage("strengths", [*command, "--figure", str(out / "figures-3-6.png")]))
     for name in _names(plan):
         if name in BLACK_BOX:
-            command = ["evaluate", str(out / name / "model.safetensors"), *common, "--suite", "honest", "--rows", "0,2"]
+            command = ["evaluate-adaptive", str(out / name / "model.safetensors"), *common, "--rows", "0,2"]
             command += ["--surrogate", str(out / "surrogate" / "model.safetensors"), "--report", str(out / "bb" / name)]
             found.append(Stage(f"black-box-{name}", command, out / "bb" / name / "settings.json"))
     return found

@@ -1,4 +1,4 @@
-"""Paper 003 (Active Defense): Figures 2 and 3, Tables 1 to 3, and the honest suite, which the paper does not have."""
+"""Paper 003 (Active Defense): Figures 2 and 3, Tables 1 to 3, and adaptive attacks, which the paper does not have."""
 
 import json
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ TITLE = "Active Defense"
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run: data, architecture, epochs, images; the honest suite's budget, its rows at eps 8 and one loop."""
+    """What is run: data, architecture, epochs, images; budget and rows of evaluate-adaptive at eps 8, one loop."""
 
     architecture: str = "wrn-28-10"
     epochs: int = 6
@@ -91,7 +91,7 @@ def figures(plan: Plan, out: Path) -> list[Figure]:
             found.append(Figure("Table 3", what, paper_value, 100 * line["mean"], line["count"]))
     lowest = min((line for line in report["lines"] if line["counts"]), key=lambda line: line["mean"])
     found.append(
-        Figure("not there", f"honest headline: {report['headline_of']}", None, 100 * lowest["mean"], lowest["count"])
+        Figure("not there", f"adaptive headline: {report['headline_of']}", None, 100 * lowest["mean"], lowest["count"])
     )
     return found
 
@@ -121,7 +121,7 @@ def _draw(out: Path) -> None:
 
 def _evaluate(plan: Plan, out: Path, model: str, name: str, options: list[str]) -> Stage:
     folder = out / name
-    command = ["evaluate", str(out / model / "model.safetensors"), *plan.data, "--suite", "honest", *options]
+    command = ["evaluate-adaptive", str(out / model / "model.safetensors"), *plan.data, *options]
     command += ["--budget", plan.budget, "--limit", str(plan.limit), "--device", plan.device, "--report", str(folder)]
     return Stage(name, command, folder / "settings.json")
 

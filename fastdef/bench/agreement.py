@@ -63,17 +63,17 @@ class Agreement:
     decisions_equal: float
 
     @classmethod
-    def of(cls, found: Ends, expected: Ends) -> "Agreement":
+    def of(cls, ends: Ends, expected: Ends) -> "Agreement":
         """Compare in double precision."""
-        apart = (found.steps - expected.steps).abs()
-        largest = (found.images.double() - expected.images.double()).abs().amax((1, 2, 3))
+        apart = (ends.steps - expected.steps).abs()
+        largest = (ends.images.double() - expected.images.double()).abs().amax((1, 2, 3))
         return cls(
             steps_equal=_share(apart == 0),
             steps_apart=int(apart.max()),
             within=_share(largest <= 1e-5),
             median=float(largest.median()),
             largest=float(largest.max()),
-            decisions_equal=_share(found.decisions == expected.decisions),
+            decisions_equal=_share(ends.decisions == expected.decisions),
         )
 
 
@@ -117,18 +117,18 @@ def programs(subject: Subject) -> dict[str, Callable[[], Ends]]:
         return run
 
     sizes = (64, 7, 1)
-    found: dict[str, Callable[[], Ends]] = {}
+    programs: dict[str, Callable[[], Ends]] = {}
     for size in sizes:
-        found[f"naive, batches of {size}"] = lambda size=size: naive(subject, single, batch=size)  # type: ignore[misc]
-    found["naive, batches of 64, two threads"] = on_two_threads(lambda: naive(subject, single, batch=64))
+        programs[f"naive, batches of {size}"] = lambda size=size: naive(subject, single, batch=size)  # type: ignore[misc]
+    programs["naive, batches of 64, two threads"] = on_two_threads(lambda: naive(subject, single, batch=64))
     for name, compile in (("eager", False), ("compiled", True)):
         for size in sizes:
-            found[f"ours, {name}, {size} slots"] = lambda size=size, compile=compile: ours(  # type: ignore[misc]
+            programs[f"ours, {name}, {size} slots"] = lambda size=size, compile=compile: ours(  # type: ignore[misc]
                 subject, single, slots=size, compile=compile
             )
-    found["ours, eager, 64 slots, two threads"] = on_two_threads(lambda: ours(subject, single, slots=64))
-    found["ours, eager, 64 slots, float64"] = lambda: ours(subject, double, slots=64)
-    return found
+    programs["ours, eager, 64 slots, two threads"] = on_two_threads(lambda: ours(subject, single, slots=64))
+    programs["ours, eager, 64 slots, float64"] = lambda: ours(subject, double, slots=64)
+    return programs
 
 
 @contextmanager

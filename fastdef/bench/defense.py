@@ -167,7 +167,7 @@ def _ours(defense: ActiveDefense, chunk: int) -> Contender:
 
 
 def _useful(name: str, steps: Tensor, batch: int, tallies: dict[str, Tally]) -> float:
-    """Share of the steps computed that moved an image or found it done."""
+    """Share of the steps computed that moved an image or saw it done."""
     if name in tallies:
         return tallies[name].useful / tallies[name].slot_steps
     computed = sum(len(chunk) * (int(chunk.max()) + 1) for chunk in steps.split(batch))

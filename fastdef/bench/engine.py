@@ -49,16 +49,16 @@ def contenders(subject: Subject) -> dict[str, Callable[[], Answer]]:
         opened = load_engine(subject.folder, providers=providers, driven=driven)
         return lambda images: opened(images.numpy())
 
-    found: dict[str, Callable[[], Answer]] = {
+    contenders: dict[str, Callable[[], Answer]] = {
         "PyTorch": lambda: pytorch(compile=False),
         "PyTorch, compiled": lambda: pytorch(compile=True),
         "ONNX Runtime, whole": lambda: engine(providers, driven=False),
         "ONNX Runtime, driven": lambda: engine(providers, driven=True),
     }
     if cuda and (subject.folder / "defended.engine").is_file():
-        found["TensorRT, whole"] = lambda: engine(("TensorRT",), driven=False)
-        found["TensorRT, driven"] = lambda: engine(("TensorRT",), driven=True)
-    return found
+        contenders["TensorRT, whole"] = lambda: engine(("TensorRT",), driven=False)
+        contenders["TensorRT, driven"] = lambda: engine(("TensorRT",), driven=True)
+    return contenders
 
 
 def bench_engine(

@@ -6,8 +6,8 @@ from typing import Any
 from fastdef.io import atomic_write
 
 
-def waterfall(found: dict[str, Any], path: Path) -> None:
-    """Bars of images a second by contender, of what ``bench_defense`` found, as PNG.
+def waterfall(report: dict[str, Any], path: Path) -> None:
+    """Bars of images a second by contender, of the report of ``bench_defense``, as PNG.
 
     Raises:
         ValueError: if the file cannot be written.
@@ -15,8 +15,8 @@ def waterfall(found: dict[str, Any], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    names = list(found["contenders"])
-    rates = [found["contenders"][name]["images_per_second"] for name in names]
+    names = list(report["contenders"])
+    rates = [report["contenders"][name]["images_per_second"] for name in names]
     figure = Figure(figsize=(7, 0.45 * len(names) + 1.3), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
@@ -25,9 +25,9 @@ def waterfall(found: dict[str, Any], path: Path) -> None:
     axis.invert_yaxis()
     axis.set_xlim(0, max(rates) * 1.2)
     axis.set_xlabel("images defended a second")
-    machine = found["machine"]
+    machine = report["machine"]
     axis.set_title(
-        f"{found['images']} images, {'x'.join(map(str, found['shape']))}, batch {found['batch']}; "
+        f"{report['images']} images, {'x'.join(map(str, report['shape']))}, batch {report['batch']}; "
         f"{machine['name']}, {machine['threads']} threads, torch {machine['torch']}",
         fontsize=8,
     )

@@ -62,16 +62,16 @@ def choose_weights(content: object, weights: str | None) -> dict[str, Tensor]:
     Raises:
         ValueError: if there are several and none is named, there is no such one, or it holds anything but tensors.
     """
-    found = _sets(content)
-    if weights is None and len(found) > 1:
-        first = next(iter(found))
+    sets = _sets(content)
+    if weights is None and len(sets) > 1:
+        first = next(iter(sets))
         raise ValueError(
-            f"it holds several sets of weights, {', '.join(found)}; choose one, such as weights={first!r}, on the "
+            f"it holds several sets of weights, {', '.join(sets)}; choose one, such as weights={first!r}, on the "
             f"command line --weights {first}"
         )
-    if weights is not None and weights not in found:
-        raise ValueError(f"it needs to hold weights called {weights!r}, got {', '.join(found) or 'none'}")
-    return _tensors(next(iter(found.values()), content) if weights is None else found[weights])
+    if weights is not None and weights not in sets:
+        raise ValueError(f"it needs to hold weights called {weights!r}, got {', '.join(sets) or 'none'}")
+    return _tensors(next(iter(sets.values()), content) if weights is None else sets[weights])
 
 
 def _sets(content: object, path: str = "") -> dict[str, object]:

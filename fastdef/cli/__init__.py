@@ -14,6 +14,7 @@ from fastdef.cli.calibrate import calibrate
 from fastdef.cli.defend import defend
 from fastdef.cli.demo import demo
 from fastdef.cli.evaluate import evaluate
+from fastdef.cli.evaluate_adaptive import evaluate_adaptive
 from fastdef.cli.evaluate_afa import evaluate_afa
 from fastdef.cli.export import export
 from fastdef.cli.import_ import import_
@@ -32,6 +33,7 @@ train = typer.Typer(help="Train a classifier with a defense.", no_args_is_help=T
 bench = typer.Typer(help="How fast it is here.", no_args_is_help=True)
 app.command()(demo)
 app.command()(evaluate)
+app.command("evaluate-adaptive")(evaluate_adaptive)
 app.command("evaluate-afa")(evaluate_afa)
 app.command()(defend)
 app.command()(serve)
@@ -45,7 +47,7 @@ bench.command("solvers")(solvers)
 bench.command("engine")(engine)
 app.add_typer(train, name="train")
 app.add_typer(bench, name="bench")
-_SHARED = ("train", "evaluate", "evaluate-afa")  # what several processes do together
+_SHARED = ("train", "evaluate", "evaluate-adaptive", "evaluate-afa")  # what several processes do together
 
 
 @app.callback(invoke_without_command=True)

@@ -1,4 +1,4 @@
-"""The command as one of several processes that ``torchrun`` started: one voice for all, and an end that is told."""
+"""The command as one of several processes that ``torchrun`` started: one voice for all, and an end that says why."""
 
 import contextlib
 import os
@@ -69,7 +69,7 @@ def tell(reason: str, write: Callable[[str], object]) -> None:
 
 def _speaks_first() -> bool:
     try:
-        return _voice.add("told", 1) == 1
+        return _voice.add("ended", 1) == 1
     except RuntimeError:  # whoever keeps the store is gone
         return True
 

@@ -99,8 +99,8 @@ class TrainingBar:
         self._bar.stop()
         if kind is KeyboardInterrupt:
             done = (self._folder / FILE).exists()
-            told = "add --resume to the same command to go on" if done else "no epoch was done, nothing is kept"
-            typer.echo(f"fastdef: interrupted; {told}", err=True)
+            advice = "add --resume to the same command to go on" if done else "no epoch was done, nothing is kept"
+            typer.echo(f"fastdef: interrupted; {advice}", err=True)
             raise typer.Exit(130)
 
     def update(self, epoch: int, steps: int, figures: dict[str, float]) -> None:
@@ -110,8 +110,8 @@ class TrainingBar:
             self._bar.reset(self._task, completed=epoch * self._steps)
         self._moved = True
         if "seconds" in figures:
-            told = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-            self._bar.console.print(f"epoch {epoch + 1}: {told}", soft_wrap=True, highlight=False)
+            summary = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+            self._bar.console.print(f"epoch {epoch + 1}: {summary}", soft_wrap=True, highlight=False)
         else:
             self._bar.update(self._task, description=f"epoch {epoch + 1}, loss {figures['loss']:.4g}")
         speed = self._bar.tasks[0].speed
@@ -122,5 +122,5 @@ class TrainingBar:
         path = self._folder / MODEL
         if self._was_there and not self._moved:
             return f"{path} is done: nothing left to train"
-        told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        return f"wrote {path}: {told}"
+        summary = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        return f"wrote {path}: {summary}"

@@ -1,6 +1,5 @@
 """``fastdef bench``: how fast it is here."""
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +20,7 @@ from fastdef.cli._shared import DEFAULT_DEVICE, Device, check_device
 from fastdef.data import Dataset, load_dataset
 from fastdef.defense import ActiveDefense
 from fastdef.export.files import export_onnx
-from fastdef.io import atomic_write
+from fastdef.io import write_json
 from fastdef.nn import build, parse_architecture
 
 
@@ -52,17 +51,16 @@ def defense(
         raise ValueError(f"--half needs to be among {', '.join(dtypes)}, got {half}")
     console = Console()
     setting = Setting(subject, images, min(batch, len(images)), turns)
-    found = bench_defense(setting, half=dtypes[half], step=lambda what: console.print(f"[dim]{what}[/dim]"))
-    found["data"] = f"{dataset.name} {dataset.split}"
-    found["model"] = str(model or architecture or "shipped")
+    report = bench_defense(setting, half=dtypes[half], step=lambda what: console.print(f"[dim]{what}[/dim]"))
+    report["data"] = f"{dataset.name} {dataset.split}"
+    report["model"] = str(model or architecture or "shipped")
     if growth:
-        found["growth"] = bench_growth(images.device)
-    _print(console, found)
+        report["growth"] = bench_growth(images.device)
+    _print(console, report)
     if figure is not None:
-        waterfall(found, figure)
+        waterfall(report, figure)
     if json_file is not None:
-        with atomic_write(json_file) as temporary:
-            temporary.write_text(json.dumps(found, indent=1) + "\n")
+        write_json(json_file, report)
 
 
 def _subject(
@@ -79,28 +77,28 @@ def _subject(
     return ActiveDefense.from_checkpoint(load_for(path, dataset, device=device, labels=False), **options)
 
 
-def _print(console: Console, found: dict) -> None:  # type: ignore[type-arg]
-    machine = found["machine"]
-    steps = found["steps"]
+def _print(console: Console, report: dict) -> None:  # type: ignore[type-arg]
+    machine = report["machine"]
+    steps = report["steps"]
     table = Table(
-        title=f"{found['images']} images of {found['data']}, steps p50/p95/p99 "
+        title=f"{report['images']} images of {report['data']}, steps p50/p95/p99 "
         f"{steps['p50']:.0f}/{steps['p95']:.0f}/{steps['p99']:.0f}; {machine['name']}, torch {machine['torch']}"
     )
     for column in ("contender", "images/s", "x naive", "useful steps"):
         table.add_column(column, justify="left" if column == "contender" else "right")
-    for name, row in found["contenders"].items():
+    for name, row in report["contenders"].items():
         table.add_row(
             name, f"{row['images_per_second']:.1f}", f"{row['ratio_to_naive']:.2f}", f"{row['useful_share']:.1%}"
         )
     console.print(table)
-    memory = found["step_peak_bytes"]
+    memory = report["step_peak_bytes"]
     console.print(
-        f"Peak memory of a step, batch {found['batch']}: naive {memory['naive'] / 2**20:.1f} MiB, "
+        f"Peak memory of a step, batch {report['batch']}: naive {memory['naive'] / 2**20:.1f} MiB, "
         f"ours {memory['compiled'] / 2**20:.1f} MiB ({memory['compiled'] / memory['naive']:.2f} of it)."
     )
-    for size, spread in found["latency_seconds"].items():
-        told = ", ".join(f"{name} {value * 1e3:.1f} ms" for name, value in spread.items())
-        console.print(f"Latency of a batch of {size}: {told}.")
+    for size, spread in report["latency_seconds"].items():
+        percentiles = ", ".join(f"{name} {value * 1e3:.1f} ms" for name, value in spread.items())
+        console.print(f"Latency of a batch of {size}: {percentiles}.")
 
 
 def solvers(
@@ -115,11 +113,11 @@ def solvers(
     dataset = load_dataset(data, "test", root=root).take(count).to(check_device(device))
     path = model or ASSETS / "smoothing.safetensors"
     defense = ActiveDefense.from_checkpoint(load_for(path, dataset, device=device))
-    found = bench_solvers(defense, dataset)
-    table = Table(title=f"{found['images']} images of {found['data']}; {found['machine']['name']}")
+    report = bench_solvers(defense, dataset)
+    table = Table(title=f"{report['images']} images of {report['data']}; {report['machine']['name']}")
     for column in ("solver", "images", "accuracy", "steps mean/max", "pixel rms", "rms to gradient", "images/s"):
         table.add_column(column, justify="left" if column in ("solver", "images") else "right")
-    for name, kinds in found["solvers"].items():
+    for name, kinds in report["solvers"].items():
         for kind, row in kinds.items():
             table.add_row(
                 name,
@@ -132,8 +130,7 @@ def solvers(
             )
     Console().print(table)
     if json_file is not None:
-        with atomic_write(json_file) as temporary:
-            temporary.write_text(json.dumps(found, indent=1) + "\n")
+        write_json(json_file, report)
 
 
 def engine(
@@ -164,31 +161,30 @@ def engine(
                 shape=(images.shape[1], images.shape[2], images.shape[3]),
             )
         subject = Subject(file, folder or Path(made), device)
-        found = bench_engine(
+        report = bench_engine(
             subject,
             images,
             batches=sizes,
             turns=turns,
             step=lambda what: console.print(f"[dim]{what}[/dim]"),
         )
-    found["data"] = f"{dataset.name} {dataset.split}"
-    console.print(_engines(found, sizes))
-    for name, row in found["engines"].items():
+    report["data"] = f"{dataset.name} {dataset.split}"
+    console.print(_engines(report, sizes))
+    for name, row in report["engines"].items():
         sizes_told = (
             f"files {row['file_bytes'] / 2**20:.1f} MiB, peak of the process {row['peak_bytes'] / 2**20:.0f} MiB"
         )
         console.print(f"{name}: loaded in {row['load_seconds']:.2f} s, {sizes_told}", highlight=False)
     if json_file is not None:
-        with atomic_write(json_file) as temporary:
-            temporary.write_text(json.dumps(found, indent=1) + "\n")
+        write_json(json_file, report)
 
 
-def _engines(found: dict[str, Any], sizes: tuple[int, ...]) -> Table:
-    machine = found["machine"]
+def _engines(report: dict[str, Any], sizes: tuple[int, ...]) -> Table:
+    machine = report["machine"]
     table = Table(title=f"{machine['name']}, {machine['threads']} threads, torch {machine['torch']}")
     for column in ("engine", "batch", "p50 ms", "p95 ms", "p99 ms", "images/s"):
         table.add_column(column, justify="left" if column == "engine" else "right")
-    for name, row in found["engines"].items():
+    for name, row in report["engines"].items():
         for size in sizes:
             spread = row["batches"][size]
             latencies = (f"{spread[level] * 1e3:.1f}" for level in ("p50", "p95", "p99"))

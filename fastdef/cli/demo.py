@@ -1,6 +1,5 @@
 """``fastdef demo``: the shipped classifier attacked, defended and timed on shipped images."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fastdef.demo import Demo, draw, run
-from fastdef.io import atomic_write
+from fastdef.io import write_json
 
 
 def demo(
@@ -19,34 +18,33 @@ def demo(
 ) -> None:
     """Attack, defend and time shipped classifiers on shipped Fashion-MNIST test images. Trains nothing."""
     console = Console()
-    found = run(count=count, step=lambda what: console.print(f"[dim]{what}[/dim]"))
-    figures = found.to_json()
-    console.print(_table(found))
+    results = run(count=count, step=lambda what: console.print(f"[dim]{what}[/dim]"))
+    figures = results.to_json()
+    console.print(_table(results))
     console.print(
         f"Naive loop {figures['images_per_second_naive']:.1f} images/s, fastdef {figures['images_per_second']:.1f} "
         f"images/s ({figures['images_per_second'] / figures['images_per_second_naive']:.1f}x), same images, "
         f"{figures['device']}, {figures['threads']} threads, torch {figures['versions']['torch']}."
     )
     console.print(
-        f"The second line's attack does not know of the defense. {found.knowing.sentence} More iterations and more "
-        "attacks get further: `fastdef evaluate --suite honest`, and the README on what this is worth.",
+        f"The second line's attack does not know of the defense. {results.knowing.sentence} More iterations and more "
+        "attacks get further: `fastdef evaluate-adaptive`, and the README on what this is worth.",
         highlight=False,
     )
-    console.print(_afa_table(found))
+    console.print(_afa_table(results))
     if figure is not None:
-        draw(found, figure)
+        draw(results, figure)
     if json_file is not None:
-        with atomic_write(json_file) as temporary:
-            temporary.write_text(json.dumps(figures, indent=1) + "\n")
+        write_json(json_file, figures)
 
 
-def _table(found: Demo) -> Table:
-    figures = found.to_json()
+def _table(results: Demo) -> Table:
+    figures = results.to_json()
     table = Table(title=f"{figures['images']} Fashion-MNIST test images")
     for column in ("images", "undefended", "defended", "steps, median", "converged"):
         table.add_column(column, justify="left" if column == "images" else "right")
     names = (("clean", "clean", "defended_clean"), ("PGD-20, eps 8/255", "attacked", "defended_attacked"))
-    for (name, plain, defended), answers in zip(names, found.defended, strict=True):
+    for (name, plain, defended), answers in zip(names, results.defended, strict=True):
         table.add_row(
             name,
             f"{figures[plain]:.1%}",
@@ -54,7 +52,7 @@ def _table(found: Demo) -> Table:
             str(int(answers.steps.median())),
             f"{int(answers.converged.sum())}/{len(answers.converged)}",
         )
-    headline = found.knowing.headline
+    headline = results.knowing.headline
     if headline is not None and headline.score is not None:
         score = headline.score
         name = f"attacks that know the defense, {score.count} images"
@@ -63,13 +61,13 @@ def _table(found: Demo) -> Table:
             "",
             f"{score.mean:.1%}",
             str(score.steps_median),
-            f"{score.count * score.redraws - score.capped}/{score.count * score.redraws}",
+            f"{score.count * score.noise_samples - score.capped}/{score.count * score.noise_samples}",
         )
     return table
 
 
-def _afa_table(found: Demo) -> Table:
-    afa = found.afa
+def _afa_table(results: Demo) -> Table:
+    afa = results.afa
     (accuracies,) = afa.rows.values()
     table = Table(title=f"AFA, {accuracies[0].count} images, white-box PGD-{afa.steps}")
     table.add_column("")

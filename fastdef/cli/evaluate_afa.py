@@ -1,6 +1,5 @@
 """``fastdef strengths``: models under white-box attacks of every strength, side by side."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +14,7 @@ from fastdef.checkpoint import load_for
 from fastdef.cli._shared import DEFAULT_DEVICE, Data, Device, Download, Limit, Root, Source, check_device
 from fastdef.data import load_dataset
 from fastdef.evaluation import Strengths, draw_strengths, evaluate_strengths, rounds
-from fastdef.io import atomic_write
+from fastdef.io import write_json
 
 
 def evaluate_afa(
@@ -43,12 +42,12 @@ def evaluate_afa(
     loaded = {_name(path): load_for(path, dataset, device=place, parts=True, source=source) for path in models}
     if len(loaded) < len(models):
         raise ValueError("strengths needs models whose names, or folders' names, differ")
-    found: dict[str, Strengths] = {}
+    evaluations: dict[str, Strengths] = {}
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         for name, checkpoint in loaded.items():
             task = bar.add_task(name, total=len(dataset) * rounds(checkpoint.model, strengths=values))
-            found[name] = evaluate_strengths(
+            evaluations[name] = evaluate_strengths(
                 checkpoint.model,
                 dataset,
                 strengths=values,
@@ -60,17 +59,14 @@ def evaluate_afa(
             )
     title = f"{dataset.name} {dataset.split}, {len(dataset)} images; white-box PGD-{steps}"
     console = Console()
-    console.print(_table(found, title))
-    for name, one in found.items():
+    console.print(_table(evaluations, title))
+    for name, one in evaluations.items():
         for attack, accuracy in one.strongest.items():
             console.print(f"{name}, eps {max(values) * 255:g}/255, {attack}: {accuracy}", highlight=False)
     if json_file is not None and distributed.rank() == 0:
-        with atomic_write(json_file) as temporary:
-            temporary.write_text(
-                json.dumps(_record(found, dataset.name, dataset.split, len(dataset), place), indent=1) + "\n"
-            )
+        write_json(json_file, _record(evaluations, dataset.name, dataset.split, len(dataset), place))
     if figure is not None and distributed.rank() == 0:
-        draw_strengths(found, figure, title=title)
+        draw_strengths(evaluations, figure, title=title)
 
 
 def _parse(text: str) -> tuple[float, ...]:
@@ -88,26 +84,26 @@ def _name(path: Path) -> str:
     return path.stem if path.stem != "model" else path.resolve().parent.name
 
 
-def _table(found: dict[str, Strengths], title: str) -> Table:
+def _table(models: dict[str, Strengths], title: str) -> Table:
     table = Table(title=title)
     table.add_column("model")
-    for value in next(iter(found.values())).strengths:
+    for value in next(iter(models.values())).strengths:
         table.add_column(f"eps {value * 255:g}", justify="right")
     table.add_column("mean", justify="right")
-    for name, one in found.items():
+    for name, one in models.items():
         for row, accuracies in one.rows.items():
-            told = name if len(one.rows) == 1 else f"{name}: {row}"
-            table.add_row(told, *(f"{a.value:.1%}" for a in accuracies), f"{one.mean(row):.1%}")
+            label = name if len(one.rows) == 1 else f"{name}: {row}"
+            table.add_row(label, *(f"{a.value:.1%}" for a in accuracies), f"{one.mean(row):.1%}")
         if any(shift.w1 is not None for shift in one.shifts):
             table.add_row(f"{name}: mean W1", *(f"{shift.w1[0]:.3f}" for shift in one.shifts if shift.w1), "")
     return table
 
 
-def _record(found: dict[str, Strengths], data: str, split: str, images: int, device: torch.device) -> dict[str, Any]:
+def _record(models: dict[str, Strengths], data: str, split: str, images: int, device: torch.device) -> dict[str, Any]:
     return {
         "data": f"{data} {split}",
         "images": images,
         "device": str(device),
         "torch": torch.__version__,
-        "models": {name: one.to_json() for name, one in found.items()},
+        "models": {name: one.to_json() for name, one in models.items()},
     }

@@ -46,9 +46,9 @@ def import_(
     model = import_foreign(checkpoint, described, weights=weights)
     classes = [str(number) for number in range(num_classes)]
     training = None if size is None else {"shape": [in_channels, size, size]}
-    found = Checkpoint(model, architecture_of(model), tuple(classes), None, training)
-    tried = None if dataset is None else _try(found, checkpoint, dataset if limit is None else dataset.take(limit))
-    save(out, model, architecture=found.architecture, classes=classes, training=training)
+    imported = Checkpoint(model, architecture_of(model), tuple(classes), None, training)
+    tried = None if dataset is None else _try(imported, checkpoint, dataset if limit is None else dataset.take(limit))
+    save(out, model, architecture=imported.architecture, classes=classes, training=training)
     typer.echo(f"wrote {out}" if weights is None else f"wrote {out}, of the weights {weights!r}")
     if tried is not None:
         typer.echo(f"clean accuracy on {data} test: {tried}")

@@ -27,11 +27,11 @@ def find_idx(root: Path, split: str) -> tuple[Path, Path] | None:
         ValueError: if only one of the two is there.
     """
     names = [f"{_PREFIX[split]}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
-    found = [next((file for file in (root / f"{name}.gz", root / name) if file.is_file()), None) for name in names]
-    if found[0] and found[1]:
-        return found[0], found[1]
-    if found[0] or found[1]:
-        raise ValueError(f"{root} needs both {names[0]} and {names[1]}, got only {found[0] or found[1]}")
+    pair = [next((file for file in (root / f"{name}.gz", root / name) if file.is_file()), None) for name in names]
+    if pair[0] and pair[1]:
+        return pair[0], pair[1]
+    if pair[0] or pair[1]:
+        raise ValueError(f"{root} needs both {names[0]} and {names[1]}, got only {pair[0] or pair[1]}")
     return None
 
 

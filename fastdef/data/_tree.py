@@ -47,9 +47,9 @@ def read_tree(
         if name not in classes:
             got = f"{name}, which {folder.parent / 'train'} has not"
             raise ValueError(f"{folder} needs a class of the training split, got {got}")
-        found = image_files(folder / name)
-        files += found
-        labels += [classes.index(name)] * len(found)
+        own = image_files(folder / name)
+        files += own
+        labels += [classes.index(name)] * len(own)
     mode = mode or ("L" if all(_is_gray(file) for file in files) else "RGB")
     images = decode_all(((str(file), read_bytes(file)) for file in files), len(files), mode=mode)
     return images, torch.tensor(labels), classes
@@ -61,10 +61,10 @@ def image_files(folder: Path) -> list[Path]:
     Raises:
         ValueError: if there are none.
     """
-    found = _images(folder)
-    if not found:
+    images = _images(folder)
+    if not images:
         raise ValueError(f"{folder} needs at least one {' or '.join(ENDINGS)} file, got none")
-    return found
+    return images
 
 
 def _images(folder: Path) -> list[Path]:

@@ -58,7 +58,7 @@ def decode_image(
 def _files(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
     for path in map(Path, paths):
         with readable(path):
-            found = image_files(path) if path.is_dir() else [path] if path.is_file() else []
-        if not found:
+            images = image_files(path) if path.is_dir() else [path] if path.is_file() else []
+        if not images:
             raise ValueError(f"{path} needs to be an image file or a folder of them, and there is none")
-        yield from found
+        yield from images

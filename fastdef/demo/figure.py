@@ -52,10 +52,10 @@ def _examples(demo: Demo) -> list[int]:
     """Images that the attack turned, first of all different classes."""
     clean, attacked = (logits.argmax(1) for logits in demo.undefended)
     turned = ((clean == demo.labels) & (attacked != demo.labels)).nonzero().flatten().tolist()
-    found: dict[int, int] = {}
+    firsts: dict[int, int] = {}
     for index in [*turned, *range(len(demo.labels))]:
-        found.setdefault(int(demo.labels[index]), index)
-    return list(found.values())[:_SHOWN]
+        firsts.setdefault(int(demo.labels[index]), index)
+    return list(firsts.values())[:_SHOWN]
 
 
 def _stages(demo: Demo, index: int, attacked: bool) -> list[Tensor]:

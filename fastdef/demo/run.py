@@ -16,7 +16,7 @@ from fastdef.checkpoint import load
 from fastdef.data import load_dataset
 from fastdef.defense import ActiveDefense, BatchResult, lockstep, whole_network
 from fastdef.evaluation import Strengths, evaluate_strengths
-from fastdef.evaluation.adaptive import BUDGETS, AdaptiveResults, Target, honest
+from fastdef.evaluation.adaptive import BUDGETS, AdaptiveResults, Target, evaluate_adaptive
 
 ASSETS = Path(fastdef.__file__).parent / "assets"
 EPS = 8 / 255
@@ -30,7 +30,7 @@ REPEATS = 3
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo found.
+    """The results of the demo.
 
     Attributes:
         defense: the defended classifier.
@@ -40,7 +40,7 @@ class Demo:
         classes: names of the classes.
         undefended: logits of the images and of the attacked images.
         defended: what the defense made of both.
-        knowing: what attackers who know the defense leave of some of the images: row 3 of the honest suite.
+        knowing: what attackers who know the defense leave of some of the images: row 3 of the adaptive evaluation.
         naive_seconds: the naive loop on ``TIMED`` attacked images, median.
         seconds: ours on the same, median.
         afa: the shipped AFA model under attacks of every strength.
@@ -112,7 +112,7 @@ def run(*, count: int = 512, model: Path = ASSETS / "smoothing.safetensors", ste
     step("defending: attacked images")
     recovered = defense.defend(attacked)
     step(f"defending: against attackers who know the defense, {KNOWING.images} images")
-    knowing = honest(Target.defended(defense), dataset, budget=KNOWING, rows=[3])
+    knowing = evaluate_adaptive(Target.defended(defense), dataset, budget=KNOWING, rows=[3])
     step("timing: the naive loop and ours on the same images")
     naive_seconds, seconds = _time(defense, attacked[:TIMED])
     step("AFA: attacks of every strength on the other classifier")

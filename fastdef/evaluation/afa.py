@@ -23,7 +23,7 @@ View = Callable[[], AbstractContextManager[object]]
 
 @dataclass(frozen=True)
 class Strengths:
-    """What ``evaluate_strengths`` found. Every attack is white-box: crafted on what it is counted against.
+    """The results of ``evaluate_strengths``. Every attack is white-box: crafted on what it is counted against.
 
     Attributes:
         strengths: eps, in pixel units.
@@ -146,13 +146,13 @@ def _strongest(model: nn.Module, batches: "_Batches", eps: float, steps: int) ->
     if eps == 0:
         return {}
     with next(iter(submodels(model).values()))():
-        found = {
+        accuracies = {
             "FGSM": batches.accuracy(model, _pgd(eps, 1)),
             f"C&W margin, PGD-{steps}": batches.accuracy(model, _pgd(eps, steps, "margin")),
         }
         if any(isinstance(module, AFA2d) for module in model.modules()):
-            found |= _adaptive(model, batches, eps, steps)
-    return found
+            accuracies |= _adaptive(model, batches, eps, steps)
+    return accuracies
 
 
 def _adaptive(model: nn.Module, batches: "_Batches", eps: float, steps: int) -> dict[str, Accuracy]:

@@ -54,7 +54,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What ``evaluate`` found.
+    """The results of ``evaluate``.
 
     Attributes:
         rows: clean, attacked, and with a defense both again.

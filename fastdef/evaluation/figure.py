@@ -10,7 +10,7 @@ from fastdef.io import atomic_write
 _CHANNELS = 12  # lines that can still be told apart
 
 
-def draw_strengths(found: Mapping[str, Strengths], path: Path, *, title: str) -> None:
+def draw_strengths(models: Mapping[str, Strengths], path: Path, *, title: str) -> None:
     """A PNG: accuracy against eps of every model; W1 against eps of those that have it; channels of the last model.
 
     Raises:
@@ -22,9 +22,9 @@ def draw_strengths(found: Mapping[str, Strengths], path: Path, *, title: str) ->
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     FigureCanvasAgg(figure)
     (accuracy, weight), (mean, variance) = figure.subplots(2, 2)
-    _accuracies(accuracy, found)
-    _weights(weight, found)
-    name, last = list(found.items())[-1]
+    _accuracies(accuracy, models)
+    _weights(weight, models)
+    name, last = list(models.items())[-1]
     for axis, what in ((mean, "mean"), (variance, "variance")):
         for channel in range(min(_CHANNELS, len(last.shifts[0].mean))):
             values = [getattr(shift, what)[channel] for shift in last.shifts]
@@ -36,8 +36,8 @@ def draw_strengths(found: Mapping[str, Strengths], path: Path, *, title: str) ->
         figure.savefig(temporary, format="png", dpi=120)
 
 
-def _accuracies(axis: Any, found: Mapping[str, Strengths]) -> None:
-    for name, strengths in found.items():
+def _accuracies(axis: Any, models: Mapping[str, Strengths]) -> None:
+    for name, strengths in models.items():
         eps = [value * 255 for value in strengths.strengths]
         for index, (row, accuracies) in enumerate(strengths.rows.items()):
             values = [100 * accuracy.value for accuracy in accuracies]
@@ -54,10 +54,9 @@ def _accuracies(axis: Any, found: Mapping[str, Strengths]) -> None:
     axis.legend(fontsize=7)
 
 
-def _weights(axis: Any, found: Mapping[str, Strengths]) -> None:
-    for name, strengths in found.items():
-        told = [shift.w1 for shift in strengths.shifts]
-        weights = [w1 for w1 in told if w1 is not None]
+def _weights(axis: Any, models: Mapping[str, Strengths]) -> None:
+    for name, strengths in models.items():
+        weights = [shift.w1 for shift in strengths.shifts if shift.w1 is not None]
         if weights:
             means, deviations = zip(*weights, strict=True)
             axis.errorbar(

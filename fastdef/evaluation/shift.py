@@ -61,5 +61,5 @@ class Watch:
             distributed.all_gather_shards(self._values)
         )
         w1 = torch.cat(distributed.all_gather_shards(self._w1)) if self._fused else None
-        told = None if w1 is None else (float(w1.mean()), float(w1.std(correction=0)))
-        return Shift(told, mean.tolist(), (square - mean.square()).tolist())
+        weight = None if w1 is None else (float(w1.mean()), float(w1.std(correction=0)))
+        return Shift(weight, mean.tolist(), (square - mean.square()).tolist())

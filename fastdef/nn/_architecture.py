@@ -123,10 +123,10 @@ def parse_architecture(
     Raises:
         ValueError: if the name is none of these, or its sizes are not ones that ``build`` accepts.
     """
-    found = [(name, match) for name, form in _SHORT.items() if (match := re.fullmatch(form, text))]
-    if not found:
+    forms = [(name, match) for name, form in _SHORT.items() if (match := re.fullmatch(form, text))]
+    if not forms:
         raise ValueError(f"an architecture is one of {_KNOWN}; got {text!r}")
-    ((name, match),) = found
+    ((name, match),) = forms
     parts = {key: part for key, part in match.groupdict().items() if part is not None}
     architecture: dict[str, Any] = {"name": name}
     architecture |= {key: part if key == "activation" else int(part) for key, part in parts.items()}

@@ -54,7 +54,7 @@ class GraphedSlots(Slots):
     def take(self, slots: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Let images leave; of those that were done, steps and losses are on the host already."""
         images, steps, limits, loss = super().take(slots)
-        if self._judged.issuperset(slots):  # they have not moved since the look that found them done
+        if self._judged.issuperset(slots):  # they have not moved since the look at which they were done
             _, steps, loss = self._reports[self._looks % 2][:, slots]
             steps = steps.to(torch.int32)
         return images, steps, limits, loss

@@ -65,11 +65,11 @@ class End:
 
 @dataclass
 class Tally:
-    """What the device was asked for, and what of it moved an image or found one done.
+    """What the device was asked for, and what of it moved an image or saw that one was done.
 
     Attributes:
         slot_steps: evaluations of a slot, occupied or not.
-        useful: evaluations that an image needed: its steps, and the one that found it done.
+        useful: evaluations that an image needed: its steps, and the one that saw it done.
     """
 
     slot_steps: int = 0

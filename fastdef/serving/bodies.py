@@ -29,11 +29,11 @@ async def read_body(request: Request, *, most: int, seconds: float) -> bytes:
     """The body, of at most so many bytes, within so many seconds.
 
     Raises:
-        Refusal: 413 before a byte is read where its length is told, else at the byte that is too much; 408.
+        Refusal: 413 before a byte is read where its length is announced, else at the byte that is too much; 408.
     """
-    told = request.headers.get("content-length", "")
-    if told.isdecimal() and int(told) > most:
-        raise _too_large(most, int(told))
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > most:
+        raise _too_large(most, int(announced))
     try:
         return await asyncio.wait_for(_read(request, most), seconds)
     except ClientDisconnect as error:

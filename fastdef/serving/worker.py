@@ -173,7 +173,7 @@ class Worker:
             self._mail.put(job)
 
     def _forget(self, job: _Job) -> None:
-        """One answer fewer to give; of one that was cancelled the thread is told."""
+        """One answer fewer to give; one that was cancelled goes to the thread."""
         with self._lock:
             self._unanswered -= 1
         if job.reply.cancelled():

@@ -3,7 +3,6 @@
 python -m reproduce.sweeps.measure MODEL --data NAME --root FOLDER --out FILE
 """
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +22,7 @@ from fastdef.evaluation.adaptive.attack_case import Batch
 from fastdef.evaluation.adaptive.bpda import bpda
 from fastdef.evaluation.adaptive.noise_seeds import NoiseSeeds, SeedStream
 from fastdef.evaluation.adaptive.score import Score, by_label
-from fastdef.io import atomic_write
+from fastdef.io import write_json
 from fastdef.losses import smoothness
 from fastdef.nn import prefix
 from fastdef.ops import smoothing_loss
@@ -65,8 +64,7 @@ def main(
     found = measure(checkpoint.model.eval(), layer, test, held_out, settings, aware=aware)
     found["machine"] = machine(torch.device(device))
     out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(out) as temporary:
-        temporary.write_text(json.dumps(found, indent=1) + "\n")
+    write_json(out, found)
 
 
 def measure(
@@ -98,8 +96,8 @@ def measure(
     for row, (target, far) in controls.items():
         rows[row] = {"pixel_rms": far, **{kind: _score(target, images, test.labels) for kind, images in sets.items()}}
         knowing = through(target, test.take(aware))
-        redraws = SMOKE.redraws if target.random else 1
-        rows[row]["aware"] = _score(target, knowing, test.labels[:aware], redraws)
+        noise_samples = SMOKE.noise_samples if target.random else 1
+        rows[row]["aware"] = _score(target, knowing, test.labels[:aware], noise_samples)
     half = len(test) // 2
     for row, defense in list(defenses.items())[1:]:
         target, far = Target.defended(defense), moved(defense, sample)
@@ -166,9 +164,9 @@ def features(model: nn.Module, layer: str, sets: dict[str, Tensor], defense: Act
     return found
 
 
-def _score(target: Target, images: Tensor, labels: Tensor, redraws: int = 1) -> dict[str, Any]:
+def _score(target: Target, images: Tensor, labels: Tensor, noise_samples: int = 1) -> dict[str, Any]:
     batch = Batch(images, labels, torch.arange(len(labels)), seed=0, kept=lambda key: images)
-    return Score.of(by_label(target)(batch, images, redraws, SeedStream.JUDGE)).to_json()
+    return Score.of(by_label(target)(batch, images, noise_samples, SeedStream.EVALUATION)).to_json()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fastdef.io import atomic_write
+from fastdef.io import atomic_write, write_json
 from reproduce.sweeps.plan import Training
 
 _CONTROLS = ("undefended", "noise", "blur", "defended")
@@ -48,8 +48,7 @@ class Point:
 
 def write_report(points: Sequence[Point], out: Path) -> None:
     """``table.md``, ``sweep.png`` and ``points.json`` in ``out``."""
-    with atomic_write(out / "points.json") as temporary:
-        temporary.write_text(json.dumps({point.training.name: point.to_json() for point in points}, indent=1) + "\n")
+    write_json(out / "points.json", {point.training.name: point.to_json() for point in points})
     first = points[0].found
     count, aware = (first["rows"]["undefended"][kind]["count"] for kind in ("clean", "aware"))
     there = ", ".join(f"{name} {value}" for name, value in first["machine"].items() if value is not None)

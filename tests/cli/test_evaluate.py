@@ -52,47 +52,35 @@ def test_refusals_are_one_line(refuse, model_file, data, tmp_path):
 DEFENSE = (["--delta", "0"], ["--max-steps", "2"], ["--outer-loops", "2"], ["--dtype", "bfloat16"])
 
 
-@pytest.mark.parametrize(
-    "option", [["--report", "r"], ["--resume"], ["--surrogate", "none"], ["--rows", "0"], ["--budget", "full"]]
-)
-def test_an_option_of_the_honest_suite_is_refused_by_the_static_one(refuse, model_file, data, option):
-    assert f"{option[0]} is for --suite honest" in refuse("evaluate", model_file, *data, *option)
-
-
-@pytest.mark.parametrize("option", [["--steps", "20"], ["--loss", "margin"], ["--batch-size", "256"]])
-def test_an_option_of_the_static_suite_is_refused_by_the_honest_one(refuse, model_file, data, option):
-    assert f"{option[0]} is for --suite static" in refuse("evaluate", model_file, *data, "--suite", "honest", *option)
-
-
-@pytest.mark.parametrize("suite", ["static", "honest"])
+@pytest.mark.parametrize("command", ["evaluate", "evaluate-adaptive"])
 @pytest.mark.parametrize("option", DEFENSE)
-def test_an_option_of_the_defense_is_refused_where_there_is_none(refuse, bare_file, data, suite, option):
-    told = refuse("evaluate", bare_file, *data, "--suite", suite, *option)
+def test_an_option_of_the_defense_is_refused_where_there_is_none(refuse, bare_file, data, command, option):
+    error = refuse(command, bare_file, *data, *option)
 
-    assert f"{option[0]} needs a model with a defense, and this one has none" in told
+    assert f"{option[0]} needs a model with a defense, and this one has none" in error
 
 
 @pytest.mark.parametrize("option", DEFENSE)
 def test_an_option_of_the_defense_is_refused_where_it_is_left_out(refuse, model_file, data, option):
-    told = refuse("evaluate", model_file, *data, "--undefended", *option)
+    error = refuse("evaluate", model_file, *data, "--undefended", *option)
 
-    assert f"{option[0]} is for the defense, and --undefended leaves it out" in told
+    assert f"{option[0]} is for the defense, and --undefended leaves it out" in error
 
 
 @pytest.mark.parametrize("option", [["--undefended"], *DEFENSE])
 def test_an_option_of_the_defense_is_refused_for_an_export(refuse, data, tmp_path, option):
-    told = refuse("evaluate", tmp_path, *data, "--suite", "honest", *option)
+    error = refuse("evaluate-adaptive", tmp_path, *data, *option)
 
-    assert f"{option[0]} is for a model file: an export is attacked as it was written" in told
-
-
-SMOKE = ["--suite", "honest", "--limit", "2"]
+    assert f"{option[0]} is for a model file: an export is attacked as it was written" in error
 
 
-def test_the_honest_suite_prints_its_headline_and_writes_its_report(run, model_file, data, tmp_path):
+SMOKE = ["--limit", "2"]
+
+
+def test_the_adaptive_evaluation_prints_its_headline_and_writes_its_report(run, model_file, data, tmp_path):
     """Row 0 alone has no headline; a model with random weights fails its checks, which is status 1."""
     status, out, _ = run(
-        "evaluate",
+        "evaluate-adaptive",
         model_file,
         *data,
         *SMOKE,
@@ -113,19 +101,18 @@ def test_the_honest_suite_prints_its_headline_and_writes_its_report(run, model_f
     assert json.loads((tmp_path / "r" / "report.json").read_text()) == found
 
 
-def test_the_honest_suite_goes_on_where_it_was(run, model_file, data, tmp_path):
+def test_the_adaptive_evaluation_goes_on_where_it_was(run, model_file, data, tmp_path):
     arguments = [model_file, *data, *SMOKE, "--rows", "0", "--report", tmp_path]
 
-    run("evaluate", *arguments, "--undefended", "--json", tmp_path / "a.json")
-    run("evaluate", *arguments, "--undefended", "--json", tmp_path / "b.json", "--resume")
+    run("evaluate-adaptive", *arguments, "--undefended", "--json", tmp_path / "a.json")
+    run("evaluate-adaptive", *arguments, "--undefended", "--json", tmp_path / "b.json", "--resume")
 
     assert (tmp_path / "a.json").read_text() == (tmp_path / "b.json").read_text()
 
 
-def test_refusals_of_the_honest_suite_are_one_line(refuse, model_file, data, tmp_path):
-    arguments = ["evaluate", model_file, *data, "--suite", "honest"]
+def test_refusals_of_the_adaptive_evaluation_are_one_line(refuse, model_file, data, tmp_path):
+    arguments = ["evaluate-adaptive", model_file, *data]
 
-    assert "--suite needs static or honest, got 'brave'" in refuse(*arguments[:-1], "brave")
     assert "--budget needs one of smoke, quick, standard, full" in refuse(*arguments, "--budget", "vast")
     assert "--eps needs a radius in 255ths, from 0 to 255, got -8" in refuse(*arguments, "--eps", "-8")
     assert "--rows needs numbers from 0 to 7" in refuse(*arguments, "--rows", "a")
@@ -133,15 +120,15 @@ def test_refusals_of_the_honest_suite_are_one_line(refuse, model_file, data, tmp
     assert "--report folder" in refuse(*arguments, "--resume")
     assert "--dtype needs one of" in refuse(*arguments, "--dtype", "int8")
     assert "no such file" in refuse(*arguments, "--surrogate", tmp_path / "none.safetensors").lower()
-    assert "there is no" in refuse("evaluate", tmp_path, *data, "--suite", "honest")
+    assert "there is no" in refuse("evaluate-adaptive", tmp_path, *data)
 
 
 def test_a_report_that_could_not_be_written_is_refused_before_the_work(monkeypatch, refuse, model_file, data, tmp_path):
     monkeypatch.setitem(sys.modules, "jinja2", None)
 
-    told = refuse("evaluate", model_file, *data, *SMOKE, "--rows", "0", "--report", tmp_path / "r")
+    error = refuse("evaluate-adaptive", model_file, *data, *SMOKE, "--rows", "0", "--report", tmp_path / "r")
 
-    assert "needs jinja2: pip install 'fastdef[eval]'" in told
+    assert "needs jinja2: pip install 'fastdef[eval]'" in error
     assert not (tmp_path / "r").exists()
 
 
@@ -149,7 +136,7 @@ def test_a_report_that_could_not_be_written_is_refused_before_the_work(monkeypat
     ("module", "command"),
     [
         ("evaluate", ["evaluate", "--steps", "1"]),
-        ("evaluate_adaptive", ["evaluate", "--suite", "honest", "--rows", "1", "--undefended"]),
+        ("evaluate_adaptive", ["evaluate-adaptive", "--rows", "1", "--undefended"]),
         ("evaluate_afa", ["evaluate-afa", "--eps", "0", "--figure", "figure.png", "--steps", "1"]),
     ],
 )
@@ -160,5 +147,5 @@ def test_of_several_processes_the_first_alone_writes(monkeypatch, run, model_fil
 
     status, _, _ = run(name, model_file, *data, "--limit", "2", *options, "--json", "out.json")
 
-    assert status in (0, 1)  # a model with random weights does not pass the honest suite's checks on itself
+    assert status in (0, 1)  # a model with random weights does not pass the adaptive evaluation's checks on itself
     assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ SOURCE = "tests.checkpoint.networks:wrapped"
 IMAGES = ["--data", "fashion-mnist", "--root", "fastdef/assets"]
 COMMANDS = {
     "evaluate": ["evaluate", "MODEL", *IMAGES, "--limit", 4, "--steps", 1],
-    "adaptive": ["evaluate", "MODEL", *IMAGES, "--suite", "honest", "--limit", 4],
+    "adaptive": ["evaluate-adaptive", "MODEL", *IMAGES, "--limit", 4],
     "evaluate-afa": ["evaluate-afa", "MODEL", *IMAGES, "--limit", 4],
     "calibrate": ["calibrate", "MODEL", *IMAGES, "--split", "test", "--beta", "2"],
     "export": ["export", "MODEL", "--out", "OUT", "--size", 28],

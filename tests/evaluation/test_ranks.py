@@ -19,7 +19,7 @@ def found(on_ranks, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suite", ["static", "strengths", "honest"])
+@pytest.mark.parametrize("suite", ["static", "strengths", "adaptive"])
 def test_every_rank_finds_what_one_alone_does(found, suite):
     (alone,), both = found
 
@@ -38,8 +38,8 @@ def test_the_work_is_shared(found):
 
 
 @pytest.mark.slow
-def test_the_honest_suite_on_several_ranks_needs_a_folder(found):
+def test_the_adaptive_evaluation_on_several_ranks_needs_a_folder(found):
     (alone,), both = found
 
     assert isinstance(alone["unshared"], bool)
-    assert both[0]["unshared"] == "honest on 2 processes needs a folder that all of them see, got none"
+    assert both[0]["unshared"] == "evaluate_adaptive on 2 processes needs a folder that all of them see, got none"

@@ -19,7 +19,7 @@ WAYS_IN = {
     "the whole engine": (lambda folder, *_: load_engine(folder), "defended.onnx"),
     "the driven engine's step": (lambda folder, *_: load_engine(folder, driven=True), "step.onnx"),
     "the driven engine's classifier": (lambda folder, *_: load_engine(folder, driven=True), "classifier.onnx"),
-    "what the honest suite attacks": (lambda folder, *_: exported_target(folder), "step.onnx"),
+    "what the adaptive evaluation attacks": (lambda folder, *_: exported_target(folder), "step.onnx"),
     "a session": (lambda folder, *_: OnnxSession(folder / "noised.onnx", CPU), "noised.onnx"),
     "a TensorRT session": (lambda folder, *_: TensorRTSession(folder / "defended.engine"), "defended.engine"),
     "the check of parity": (lambda folder, checkpoint, images: check_parity(checkpoint, folder, images), "step.onnx"),

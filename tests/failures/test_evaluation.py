@@ -1,4 +1,4 @@
-"""An honest evaluation that is killed: it goes on after the last finished unit, and ends with the same numbers."""
+"""An adaptive evaluation that is killed: it goes on after the last finished unit, and ends with the same numbers."""
 
 import json
 
@@ -13,7 +13,7 @@ def evaluated(models, data, tmp_path_factory):
     base = tmp_path_factory.mktemp("whole")
 
     def evaluate(name, rows):
-        command = ["evaluate", models[name], "--suite", "honest", "--rows", rows, "--limit", 4, *data]
+        command = ["evaluate-adaptive", models[name], "--rows", rows, "--limit", 4, *data]
         command += ["--device", "cpu", "--report"]
         ended = run([*command, base / name], base / name)
         assert ended.status in (0, 1), ended.told  # 1: the suite's checks on itself, of a network that knows nothing

@@ -81,9 +81,9 @@ def test_an_export_is_whole_or_not_there(disk, models):
     assert content(folder).keys() == {"classifier.onnx", "model.json"}
 
 
-def test_an_honest_evaluation_keeps_its_units_and_goes_on(disk, models, data):
+def test_an_adaptive_evaluation_keeps_its_units_and_goes_on(disk, models, data):
     folder = disk.folder / "report"
-    command = ["evaluate", models["plain"], "--suite", "honest", "--rows", "0", "--limit", 2, *data, "--report", folder]
+    command = ["evaluate-adaptive", models["plain"], "--rows", "0", "--limit", 2, *data, "--report", folder]
     assert disk.run(command, folder, at=24).killed
     before = {name: value for name, value in content(folder).items() if not name.split("/")[-1].startswith(".")}
     assert len(before) > 2
@@ -103,7 +103,7 @@ def test_an_honest_evaluation_keeps_its_units_and_goes_on(disk, models, data):
     "command",
     [
         ["evaluate", "MODEL", "DATA", "--steps", 1, "--limit", 2, "--no-compile"],
-        ["evaluate", "MODEL", "DATA", "--suite", "honest", "--rows", "0", "--limit", 1],
+        ["evaluate-adaptive", "MODEL", "DATA", "--rows", "0", "--limit", 1],
         ["evaluate-afa", "MODEL", "DATA", "--steps", 1, "--limit", 2, "--eps", "0,8"],
         pytest.param(["bench", "solvers", "--model", "MODEL", "DATA", "--count", 2], marks=pytest.mark.slow),
     ],

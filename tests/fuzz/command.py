@@ -27,10 +27,10 @@ _MISSING = ["--model", "missing"]
 COMMANDS = (
     (
         ["evaluate", "model.safetensors", "--data", "any", "--root", "data"],
-        ["--suite", "static", "--steps", "1", "--no-compile"],
+        ["--steps", "1", "--no-compile"],
     ),
     (
-        ["evaluate", "missing", "--data", "any", "--root", "data", "--suite", "honest", "--report", "out"],
+        ["evaluate-adaptive", "missing", "--data", "any", "--root", "data", "--report", "out"],
         ["--rows", "9"],
     ),
     (["defend", "model.safetensors", "data/test/a/0.png"], []),

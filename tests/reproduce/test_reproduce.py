@@ -47,7 +47,7 @@ def test_the_smoothing_paper_is_gone_through_to_its_table(root, tmp_path):
     table = (tmp_path / "table.md").read_text()
     assert table.count("| Tables 1, 2 |") == 18
     assert table.count("| Table 3 |") == 10
-    assert "honest headline" in table
+    assert "adaptive headline" in table
     assert (tmp_path / "figures-2-3.png").stat().st_size > 5000
 
 

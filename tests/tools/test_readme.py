@@ -18,5 +18,5 @@ def test_a_figure_that_was_changed_by_hand_is_put_right():
 
 
 def test_a_table_without_a_place_is_told():
-    with pytest.raises(ValueError, match="one place for each of honest, strengths"):
+    with pytest.raises(ValueError, match="one place for each of adaptive, strengths"):
         readme.filled("nothing")

@@ -5,6 +5,6 @@ from fastdef.evaluation.adaptive.budget import Budget as Budget
 from fastdef.evaluation.adaptive.report import write_report as write_report
 from fastdef.evaluation.adaptive.results import AdaptiveResults as AdaptiveResults
 from fastdef.evaluation.adaptive.suite import Progress as Progress
-from fastdef.evaluation.adaptive.suite import honest as honest
+from fastdef.evaluation.adaptive.suite import evaluate_adaptive as evaluate_adaptive
 from fastdef.evaluation.adaptive.target import Answers as Answers
 from fastdef.evaluation.adaptive.target import Target as Target

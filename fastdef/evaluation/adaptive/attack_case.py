@@ -45,7 +45,7 @@ class Predictions:
         right: (N, R) bool.
         steps: (N, R) int32 steps of the defense.
         capped: (N, R) bool, True where its cap cut it off.
-        loss: (N,) mean cross-entropy over the redraws.
+        loss: (N,) mean cross-entropy over the noise samples.
     """
 
     right: Tensor
@@ -55,7 +55,7 @@ class Predictions:
 
 
 AttackFunction = Callable[[Batch], Sequence[Tensor]]
-Judge = Callable[[Batch, Tensor, int, SeedStream], Predictions]  # a batch, its attacked images, R, and who draws
+Evaluate = Callable[[Batch, Tensor, int, SeedStream], Predictions]  # a batch, its attacked images, R, and who draws
 
 
 @dataclass(frozen=True)
@@ -66,24 +66,24 @@ class AttackCase:
         row: 0 to 7.
         name: of the attack.
         craft: a batch to candidates, each (N, C, H, W); of several the one is kept that is answered right least often.
-        judge: who answers, and what is right.
+        evaluate: who answers, and what is right.
         eps: radius in pixel units.
         images: that it is made for, at most.
-        redraws: R.
+        noise_samples: R.
         counts: whether it is an attack within eps on what is deployed, and so may be the headline.
         keeps: its images stay in the journal, for another case.
         needs: the key of that other case, where this is the one that takes them.
         settings: of the attack, for the record.
-        view: what the attack and the judge both happen in.
+        view: what the attack and the evaluation both happen in.
     """
 
     row: int
     name: str
     craft: AttackFunction
-    judge: Judge
+    evaluate: Evaluate
     eps: float
     images: int
-    redraws: int
+    noise_samples: int
     counts: bool = True
     keeps: bool = False
     needs: str | None = None
@@ -138,9 +138,9 @@ class Plan:
         return max(1, round(self.budget.heavy * self.images)) if self.guarded else self.images
 
     @property
-    def redraws(self) -> int:
+    def noise_samples(self) -> int:
         """R: one answer where nothing is random."""
-        return self.budget.redraws if self.target.random else 1
+        return self.budget.noise_samples if self.target.random else 1
 
     @property
     def rescored(self) -> int:

@@ -72,8 +72,8 @@ def square(
             predict, norm="Linf", n_queries=queries, eps=eps, seed=seed, device=images.device, resc_schedule=False
         )
         attack.init_hyperparam(images)
-        _, found = attack.attack_single_run(images, labels)
-    return torch.as_tensor(found)
+        _, adversarial = attack.attack_single_run(images, labels)
+    return torch.as_tensor(adversarial)
 
 
 def _make(

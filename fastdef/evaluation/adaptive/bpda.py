@@ -87,8 +87,8 @@ def in_parts(ask: Query, size: int) -> Query:
     """The same, ``size`` points at once: what bounds the memory of a gradient."""
 
     def parts(x: Tensor, rows: Tensor) -> QueryResult:
-        found = [ask(*part) for part in zip(x.split(size), rows.split(size), strict=True)]
-        return QueryResult(*(torch.cat(values) for values in zip(*found, strict=True)))
+        results = [ask(*part) for part in zip(x.split(size), rows.split(size), strict=True)]
+        return QueryResult(*(torch.cat(values) for values in zip(*results, strict=True)))
 
     return parts
 

@@ -15,7 +15,7 @@ class Budget:
         images: of the data set, at most.
         heavy: share of them for what costs most: deep loops, the unrolled loop, black boxes, AutoAttack on random
             defenses, the curves.
-        redraws: R, how often a candidate is judged.
+        noise_samples: R, how often a candidate is evaluated.
         rescored: R where candidates are chosen between, and R of the clean images.
         eot: draws that a gradient is the mean of.
         iterations: of Auto-PGD.
@@ -38,7 +38,7 @@ class Budget:
     name: str
     images: int
     heavy: float
-    redraws: int
+    noise_samples: int
     rescored: int
     eot: int
     iterations: int
@@ -76,7 +76,7 @@ SMOKE = Budget(
     name="smoke",
     images=16,
     heavy=0.5,
-    redraws=5,
+    noise_samples=5,
     rescored=10,
     eot=4,
     iterations=10,
@@ -100,7 +100,7 @@ QUICK = replace(  # minutes on a GPU, with images enough for an interval
     name="quick",
     images=256,
     heavy=0.25,
-    redraws=10,
+    noise_samples=10,
     eot=8,
     iterations=20,
     patience=4,
@@ -113,7 +113,7 @@ STANDARD = Budget(
     name="standard",
     images=1000,
     heavy=0.25,
-    redraws=10,
+    noise_samples=10,
     rescored=20,
     eot=20,
     iterations=100,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastdef.checkpoint import check_same
 from fastdef.evaluation.adaptive.attack_case import Predictions
-from fastdef.io import atomic_write, make_folder
+from fastdef.io import atomic_write, make_folder, write_json
 
 _ANSWERS = ("right", "steps", "capped", "loss")
 _IMAGES = ("images", "examples", "places")
@@ -22,20 +22,21 @@ class Unit:
     """What is kept of a case's batch.
 
     Attributes:
-        verdict: the answers.
+        predictions: the answers.
         images: (M, C, H, W) all that was attacked, where another case needs it; else none.
-        examples: (K, C, H, W) the attacked images that are answered right least often; none where not each was judged.
+        examples: (K, C, H, W) the attacked images that are answered right least often; none where
+            some were not evaluated.
         places: (K,) int64 theirs in the batch.
         crafting: seconds that the attack took.
-        judging: seconds that the answers took.
+        evaluating: seconds that the answers took.
     """
 
-    verdict: Predictions
+    predictions: Predictions
     images: Tensor
     examples: Tensor
     places: Tensor
     crafting: float
-    judging: float
+    evaluating: float
 
 
 class Journal:
@@ -60,8 +61,7 @@ class Journal:
         else:
             shutil.rmtree(self._folder, ignore_errors=True)  # units of no settings are nobody's
             make_folder(self._folder)
-            with atomic_write(record) as temporary:
-                temporary.write_text(json.dumps(settings, indent=1) + "\n")
+            write_json(record, settings)
 
     def read(self, key: str, number: int) -> Unit | None:
         """A unit, or None where it is still to be done.
@@ -78,8 +78,8 @@ class Journal:
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
                 seconds = json.loads((file.metadata() or {})["seconds"])
-                verdict = Predictions(*(tensors[name] for name in _ANSWERS))
-                return Unit(verdict, *(tensors[name] for name in _IMAGES), *seconds)
+                predictions = Predictions(*(tensors[name] for name in _ANSWERS))
+                return Unit(predictions, *(tensors[name] for name in _IMAGES), *seconds)
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             raise ValueError(f"{path} is not a whole unit of an evaluation: {' '.join(str(error).split())}") from error
 
@@ -91,25 +91,25 @@ class Journal:
         """
         from safetensors.torch import save
 
-        tensors = {**unit.verdict.__dict__, **{name: getattr(unit, name) for name in _IMAGES}}
+        tensors = {**unit.predictions.__dict__, **{name: getattr(unit, name) for name in _IMAGES}}
         content = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
         with atomic_write(self._path(key, number)) as temporary:
-            temporary.write_bytes(save(content, metadata={"seconds": json.dumps([unit.crafting, unit.judging])}))
+            temporary.write_bytes(save(content, metadata={"seconds": json.dumps([unit.crafting, unit.evaluating])}))
 
     def _path(self, key: str, number: int) -> Path:
         return self._folder / f"{key}-{number:05d}.safetensors"
 
 
 def joined(units: list[Unit]) -> Predictions:
-    """The verdicts of a case's units, one after the other."""
-    return Predictions(*(torch.cat([getattr(unit.verdict, name) for unit in units]) for name in _ANSWERS))
+    """The predictions of a case's units, one after the other."""
+    return Predictions(*(torch.cat([getattr(unit.predictions, name) for unit in units]) for name in _ANSWERS))
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        settings = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} does not hold the settings of an evaluation: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(settings, dict):
         raise ValueError(f"{path} does not hold the settings of an evaluation")
-    return found
+    return settings

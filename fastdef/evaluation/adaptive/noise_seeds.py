@@ -1,4 +1,4 @@
-"""Ids for the randomness of a defense: every draw of every image has its own, and no attacker sees the judge's."""
+"""Ids for the randomness of a defense: every draw of every image has its own, and no attacker sees the evaluation's."""
 
 from enum import IntEnum
 from itertools import count
@@ -10,7 +10,7 @@ from torch import Tensor
 class SeedStream(IntEnum):
     """Who draws."""
 
-    JUDGE = 1  # the scores that are reported
+    EVALUATION = 1  # the scores that are reported
     CHOICE = 2  # which of several candidates is kept
     ATTACK = 3
     QUERIES = 4  # of black boxes

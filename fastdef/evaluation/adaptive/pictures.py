@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 _MAGNIFIED = 8  # times, the difference that an attack makes
 
 
-def draw_curves(found: AdaptiveResults) -> str | None:
+def draw_curves(results: AdaptiveResults) -> str | None:
     """Accuracy against eps, and against iterations, with 95 % intervals; None where the curves were not run."""
-    by_eps = [line for line in found.lines if line.case.row == 0 and "eps" in line.case.name]
-    by_eps += [line for line in found.lines if by_eps and _alike(line, by_eps[0])]
-    by_iterations = [line for line in found.lines if line.case.name.startswith(f"{sanity.CURVE} iterations")]
-    clean = found.line(0, sanity.CLEAN)
+    by_eps = [line for line in results.lines if line.case.row == 0 and "eps" in line.case.name]
+    by_eps += [line for line in results.lines if by_eps and _alike(line, by_eps[0])]
+    by_iterations = [line for line in results.lines if line.case.name.startswith(f"{sanity.CURVE} iterations")]
+    clean = results.line(0, sanity.CLEAN)
     if not by_eps or clean is None:
         return None
     figure = _figure(9.6, 3.0)
@@ -38,7 +38,7 @@ def draw_curves(found: AdaptiveResults) -> str | None:
     left.set_ylabel("answered right, %")
     lines = sorted(by_iterations, key=lambda line: line.case.settings["iterations"])
     _plot(right, lines, [line.case.settings["iterations"] for line in lines])
-    right.set_xlabel(f"iterations at eps {found.settings['eps'] * 255:g}/255")
+    right.set_xlabel(f"iterations at eps {results.settings['eps'] * 255:g}/255")
     right.set_xscale("log")
     right.set_xticks([line.case.settings["iterations"] for line in lines], minor=False)
     right.set_xticks([], minor=True)
@@ -47,9 +47,9 @@ def draw_curves(found: AdaptiveResults) -> str | None:
     return _svg(figure)
 
 
-def draw_steps(found: AdaptiveResults) -> str | None:
+def draw_steps(results: AdaptiveResults) -> str | None:
     """How many steps the defense took: clean, and under the headline's attack; None without a defense."""
-    clean, headline = found.line(0, sanity.CLEAN), found.headline
+    clean, headline = results.line(0, sanity.CLEAN), results.headline
     lines = [line for line in (clean, headline) if line is not None and max(line.steps) > 0]
     if not lines:
         return None
@@ -68,16 +68,16 @@ def draw_steps(found: AdaptiveResults) -> str | None:
 
 
 @torch.no_grad()
-def draw_examples(found: AdaptiveResults, target: Target, dataset: Dataset) -> str | None:
+def draw_examples(results: AdaptiveResults, target: Target, dataset: Dataset) -> str | None:
     """What the headline's attack did to its hardest images, and the defense after it; a feature map beside each."""
-    line = found.headline
+    line = results.headline
     if line is None or not line.places:
         return None
     clean = torch.cat([dataset.floats(place, place + 1) for place in line.places])
     attacked = line.examples.to(clean)
     stages = {"clean": clean, "attacked": attacked}
     if target.purify is not None:
-        ids = noise_seeds(torch.tensor(line.places), range(1), SeedStream.JUDGE)
+        ids = noise_seeds(torch.tensor(line.places), range(1), SeedStream.EVALUATION)
         stages["attacked, purified"] = target.purify(attacked, ids, None)
     maps = _feature_maps(target, stages)
     width = len(stages) + len(maps) + 1

@@ -1,4 +1,4 @@
-"""What a suite found, on paper: one HTML page that needs nothing beside it, JSON, CSV, and a RobustBench entry."""
+"""The results of a suite, on paper: one HTML page that needs nothing beside it, JSON, CSV, and a RobustBench entry."""
 
 import csv
 import json
@@ -14,20 +14,33 @@ from fastdef.evaluation.adaptive.results import AdaptiveResults
 from fastdef.evaluation.adaptive.rows import sanity
 from fastdef.evaluation.adaptive.rows.static import NAME as AUTOATTACK
 from fastdef.evaluation.adaptive.target import Target
-from fastdef.io import atomic_write
+from fastdef.io import atomic_write, write_json
 
 _COLUMNS = [
-    *("row", "name", "eps", "counts", "count", "redraws", "mean", "deviation", "interval", "worst", "one_shot", "loss"),
+    *(
+        "row",
+        "name",
+        "eps",
+        "counts",
+        "count",
+        "noise_samples",
+        "mean",
+        "deviation",
+        "interval",
+        "worst",
+        "one_shot",
+        "loss",
+    ),
     *("steps_median", "steps_most", "capped", "seconds_to_attack_an_image", "seconds_to_answer_an_image"),
     *("seed", "device", "dtype"),
 ]
 
 
-def write_report(found: AdaptiveResults, folder: Path, target: Target, dataset: Dataset, *, name: str) -> Path:
+def write_report(results: AdaptiveResults, folder: Path, target: Target, dataset: Dataset, *, name: str) -> Path:
     """Write ``report.html``, ``report.json``, ``report.csv`` and, for a model that qualifies, ``robustbench.json``.
 
     Args:
-        found: by ``honest``.
+        results: of :func:`evaluate_adaptive`.
         folder: to write to; it exists.
         target: that was attacked.
         dataset: that it was attacked on.
@@ -39,24 +52,22 @@ def write_report(found: AdaptiveResults, folder: Path, target: Target, dataset: 
     Raises:
         ValueError: if a file cannot be written, or a library is missing.
     """
-    check_installed("jinja2", extra="eval", where="the honest suite's report")
-    entry, reason = robustbench(found, target, dataset, name=name)
-    with atomic_write(folder / "report.json") as temporary:
-        temporary.write_text(json.dumps(found.to_json(), indent=1) + "\n")
+    check_installed("jinja2", extra="eval", where="the report of the adaptive evaluation")
+    entry, reason = robustbench(results, target, dataset, name=name)
+    write_json(folder / "report.json", results.to_json())
     with atomic_write(folder / "report.csv") as temporary, temporary.open("w", newline="") as file:
         table = csv.DictWriter(file, _COLUMNS, extrasaction="ignore")
         table.writeheader()
-        table.writerows(found.lines_json())
+        table.writerows(results.lines_json())
     if entry is not None:
-        with atomic_write(folder / "robustbench.json") as temporary:
-            temporary.write_text(json.dumps(entry, indent=1) + "\n")
+        write_json(folder / "robustbench.json", entry)
     with atomic_write(folder / "report.html") as temporary:
-        temporary.write_text(_page(found, target, dataset, name=name, robustbench=reason))
+        temporary.write_text(_page(results, target, dataset, name=name, robustbench=reason))
     return folder / "report.html"
 
 
 def robustbench(
-    found: AdaptiveResults, target: Target, dataset: Dataset, *, name: str
+    results: AdaptiveResults, target: Target, dataset: Dataset, *, name: str
 ) -> tuple[dict[str, Any] | None, str]:
     """An entry as RobustBench's model_info files have it, or None; and why, in words.
 
@@ -67,40 +78,40 @@ def robustbench(
         return None, "RobustBench does not take what only answers: gradients are needed."
     if target.purify is not None:
         return None, "RobustBench does not take this defense: it optimises, or draws noise, at test time."
-    clean, attacked = found.line(0, sanity.CLEAN), found.line(1, AUTOATTACK)
+    clean, attacked = results.line(0, sanity.CLEAN), results.line(1, AUTOATTACK)
     if clean is None or attacked is None or clean.score is None or attacked.score is None:
         return None, "RobustBench needs rows 0 and 1."
-    if found.settings["budget"]["autoattack"] != AutoAttackEffort().__dict__:
+    if results.settings["budget"]["autoattack"] != AutoAttackEffort().__dict__:
         return None, "The model is of a kind that RobustBench takes, but this budget cuts AutoAttack down."
     entry = {
         "name": name,
         "dataset": dataset.name,
         "architecture": type(target.classifier).__name__,
-        "eps": f"{found.settings['eps'] * 255:g}/255",
+        "eps": f"{results.settings['eps'] * 255:g}/255",
         "number_forward_passes": 1,
         "additional_data": False,
         "clean_acc": f"{100 * clean.score.mean:.2f}",
         "autoattack_acc": f"{100 * attacked.score.mean:.2f}",
-        "unreliable": not found.passed,
+        "unreliable": not results.passed,
         "images": attacked.score.count,
     }
     return entry, f"robustbench.json is shaped as its entries are; of the test set it covers {entry['images']} images."
 
 
-def _page(found: AdaptiveResults, target: Target, dataset: Dataset, *, name: str, robustbench: str) -> str:
+def _page(results: AdaptiveResults, target: Target, dataset: Dataset, *, name: str, robustbench: str) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     loader = PackageLoader("fastdef.evaluation.adaptive", "templates")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.get_template("report.html").render(
         name=name,
-        found=found,
-        headline=found.headline,
+        results=results,
+        headline=results.headline,
         version=fastdef.__version__,
-        settings=found.settings,
-        settings_text=json.dumps(found.settings, indent=1),
+        settings=results.settings,
+        settings_text=json.dumps(results.settings, indent=1),
         robustbench=robustbench,
-        curves=draw_curves(found),
-        steps=draw_steps(found),
-        examples=draw_examples(found, target, dataset),
+        curves=draw_curves(results),
+        steps=draw_steps(results),
+        examples=draw_examples(results, target, dataset),
     )

@@ -1,4 +1,4 @@
-"""What a suite found: its lines, the checks on itself, and the headline."""
+"""The results of a suite: its lines, the checks on itself, and the headline."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,9 +23,9 @@ class Line:
 
     Attributes:
         case: what was done.
-        score: what it came to; None where nothing could be judged.
+        score: what it came to; None where nothing could be evaluated.
         crafting: seconds an image, for the attack.
-        judging: seconds an image, for all its answers.
+        evaluating: seconds an image, for all its answers.
         examples: (K, C, H, W) the attacked images that are answered right least often.
         places: theirs in the data set.
         steps: of the defense, of every answer.
@@ -34,7 +34,7 @@ class Line:
     case: AttackCase
     score: Score | None
     crafting: float
-    judging: float
+    evaluating: float
     examples: Tensor
     places: list[int]
     steps: list[int]
@@ -53,7 +53,7 @@ class Line:
             "counts": self.case.counts,
             **({} if self.score is None else self.score.to_json()),
             "seconds_to_attack_an_image": self.crafting,
-            "seconds_to_answer_an_image": self.judging / self.case.redraws,
+            "seconds_to_answer_an_image": self.evaluating / self.case.noise_samples,
             "settings": self.case.settings,
         }
 
@@ -65,17 +65,17 @@ class Check:
     Attributes:
         name: what.
         passed: whether it does.
-        told: what was found.
+        detail: the numbers it hangs on.
     """
 
     name: str
     passed: bool
-    told: str
+    detail: str
 
 
 @dataclass(frozen=True)
 class AdaptiveResults:
-    """What ``honest`` found.
+    """The results of :func:`evaluate_adaptive`.
 
     Attributes:
         lines: of the table.
@@ -96,7 +96,7 @@ class AdaptiveResults:
         return min(counted, key=lambda line: line.score.mean if line.score else 1.0, default=None)
 
     def line(self, row: int, name: str) -> Line | None:
-        """A line that was judged, by its row and name."""
+        """A line that was evaluated, by its row and name."""
         return next((n for n in self.lines if n.case.row == row and n.case.name == name and n.score), None)
 
     @property
@@ -123,8 +123,8 @@ class AdaptiveResults:
     @property
     def checks(self) -> list[Check]:
         """The suite's checks on itself, of those rows that were run."""
-        found = [self._huge(), self._noise(), self._rising(), self._planted()]
-        return [check for check in found if check is not None]
+        checks = [self._huge(), self._noise(), self._rising(), self._planted()]
+        return [check for check in checks if check is not None]
 
     @property
     def passed(self) -> bool:
@@ -190,5 +190,5 @@ class AdaptiveResults:
             return None
         if line.score is None:
             return Check("planted adversarial examples are found", False, "none could be planted")
-        told = f"{1 - line.score.mean:.1%} of {line.score.count} found, {1 - _PLANTED_MISSED:.0%} needed"
-        return Check("planted adversarial examples are found", line.score.mean <= _PLANTED_MISSED, told)
+        detail = f"{1 - line.score.mean:.1%} of {line.score.count} found, {1 - _PLANTED_MISSED:.0%} needed"
+        return Check("planted adversarial examples are found", line.score.mean <= _PLANTED_MISSED, detail)

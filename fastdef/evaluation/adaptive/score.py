@@ -1,4 +1,4 @@
-"""Judging: what a random defense answers to the same images, many times."""
+"""Evaluating: what a random defense answers to the same images, many times."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,19 +8,21 @@ import torch
 from torch import Tensor
 
 from fastdef.evaluation.accuracy import Accuracy
-from fastdef.evaluation.adaptive.attack_case import Batch, Judge, Predictions
+from fastdef.evaluation.adaptive.attack_case import Batch, Evaluate, Predictions
 from fastdef.evaluation.adaptive.noise_seeds import SeedStream, noise_seeds
 from fastdef.evaluation.adaptive.target import Target
 
 
-def by_label(target: Target) -> Judge:
+def by_label(target: Target) -> Evaluate:
     """Whoever answers the label is right; every image is answered R times, with noise that no attacker has seen."""
 
-    def judge(batch: Batch, images: Tensor, redraws: int, stream: SeedStream) -> Predictions:
-        answers = target.answer(images.repeat_interleave(redraws, 0), noise_seeds(batch.ids, range(redraws), stream))
-        owners = batch.labels.repeat_interleave(redraws)
+    def evaluate(batch: Batch, images: Tensor, noise_samples: int, stream: SeedStream) -> Predictions:
+        answers = target.answer(
+            images.repeat_interleave(noise_samples, 0), noise_seeds(batch.ids, range(noise_samples), stream)
+        )
+        owners = batch.labels.repeat_interleave(noise_samples)
         loss = torch.nn.functional.cross_entropy(answers.logits.float(), owners, reduction="none")
-        shape = (len(images), redraws)
+        shape = (len(images), noise_samples)
         return Predictions(
             right=(answers.logits.argmax(1) == owners).cpu().view(shape),
             steps=answers.steps.int().view(shape),
@@ -28,22 +30,22 @@ def by_label(target: Target) -> Judge:
             loss=loss.view(shape).mean(1).cpu(),
         )
 
-    return judge
+    return evaluate
 
 
-def lowest(judge: Judge, batch: Batch, candidates: Sequence[Tensor], *, redraws: int) -> Tensor:
+def lowest(evaluate: Evaluate, batch: Batch, candidates: Sequence[Tensor], *, noise_samples: int) -> Tensor:
     """Of several candidates for each image, the one that is answered right least often.
 
-    They are chosen by draws of their own: the least of several means, judged by the draws that chose it, would be too
-    low by chance.
+    They are chosen by draws of their own: the least of several means, evaluated by the draws that chose it, would be
+    too low by chance.
     """
     best = candidates[0]
     if len(candidates) == 1:
         return best
     least: Tensor | None = None
     for candidate in candidates:
-        verdict = judge(batch, candidate, redraws, SeedStream.CHOICE)
-        rank = torch.stack([verdict.right.float().mean(1), -verdict.loss], 1)
+        predictions = evaluate(batch, candidate, noise_samples, SeedStream.CHOICE)
+        rank = torch.stack([predictions.right.float().mean(1), -predictions.loss], 1)
         if least is None:
             least = rank
             continue
@@ -59,12 +61,12 @@ class Score:
 
     Attributes:
         count: N, images.
-        redraws: R.
-        mean: accuracy, over images and redraws.
-        deviation: of the accuracy from one redraw to the next; None where nothing is random.
-        interval: Wilson's 95 % interval of the mean, with N answers: redraws of an image are not independent.
-        worst: images that every redraw answered right: an attacker who may try R times.
-        one_shot: accuracy of the first redraw, AutoAttack's way to count.
+        noise_samples: R.
+        mean: accuracy, over images and noise samples.
+        deviation: of the accuracy from one noise sample to the next; None where nothing is random.
+        interval: Wilson's 95 % interval of the mean, with N answers: noise samples of an image are not independent.
+        worst: images answered right under every noise sample: an attacker who may try R times.
+        one_shot: accuracy under the first noise sample, AutoAttack's way to count.
         loss: mean cross-entropy.
         steps_median: of the defense.
         steps_most: of the defense.
@@ -72,7 +74,7 @@ class Score:
     """
 
     count: int
-    redraws: int
+    noise_samples: int
     mean: float
     deviation: float | None
     interval: tuple[float, float]
@@ -84,23 +86,23 @@ class Score:
     capped: int
 
     @classmethod
-    def of(cls, verdict: Predictions) -> "Score":
+    def of(cls, predictions: Predictions) -> "Score":
         """Count the answers."""
-        right = verdict.right.double()
-        count, redraws = right.shape
+        right = predictions.right.double()
+        count, noise_samples = right.shape
         each = right.mean(0)
         return cls(
             count=count,
-            redraws=redraws,
+            noise_samples=noise_samples,
             mean=float(right.mean()),
-            deviation=float(each.std()) if redraws > 1 else None,
+            deviation=float(each.std()) if noise_samples > 1 else None,
             interval=Accuracy(round(float(right.mean()) * count), count).interval,
-            worst=float(verdict.right.all(1).double().mean()),
+            worst=float(predictions.right.all(1).double().mean()),
             one_shot=float(each[0]),
-            loss=float(verdict.loss.double().mean()),
-            steps_median=int(verdict.steps.flatten().median()),
-            steps_most=int(verdict.steps.max()),
-            capped=int(verdict.capped.sum()),
+            loss=float(predictions.loss.double().mean()),
+            steps_median=int(predictions.steps.flatten().median()),
+            steps_most=int(predictions.steps.max()),
+            capped=int(predictions.capped.sum()),
         )
 
     def to_json(self) -> dict[str, Any]:

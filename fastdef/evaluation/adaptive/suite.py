@@ -49,7 +49,7 @@ class Progress:
     share: float
 
 
-def honest(
+def evaluate_adaptive(
     target: Target,
     dataset: Dataset,
     *,
@@ -83,22 +83,22 @@ def honest(
             library.
     """
     if set(rows) & _BY_AUTOATTACK:
-        check_installed("pyautoattack", extra="eval", where="the honest suite")
+        check_installed("pyautoattack", extra="eval", where="the adaptive evaluation")
     if len(dataset) == 0 or not set(rows) <= set(range(len(ROWS))):
-        raise ValueError(f"honest needs images and rows from 0 to 7, got {len(dataset)} images and {list(rows)}")
-    check_eps(eps, where="honest")
+        raise ValueError(f"evaluate_adaptive needs images, and rows from 0 to 7, got {len(dataset)} and {list(rows)}")
+    check_eps(eps, where="evaluate_adaptive")
     dataset = dataset.take(min(len(dataset), budget.images))
     if target.classifier is not None and target.classifier.training:
-        raise ValueError("honest needs a classifier in eval mode, got one in training mode; call model.eval()")
+        raise ValueError("evaluate_adaptive needs a classifier in eval mode, got one in training: call model.eval()")
     for model in (target.classifier, surrogate):
         if model is not None:
             check_differentiable(model, dataset.floats(0, 1))
     classes = _classes(target, dataset)
     plan = Plan(_fast(target, budget, len(dataset)), target.classifier, budget, eps, len(dataset), classes, surrogate)
-    found = [case for row in sorted(set(rows)) for case in ROWS[row].cases(plan)]
-    there = {case.key for case in found if isinstance(case, AttackCase)}
-    cases = [case for case in found if isinstance(case, AttackCase) and (case.needs is None or case.needs in there)]
-    left = [case if isinstance(case, NotRun) else _alone(case) for case in found if case not in cases]
+    planned = [case for row in sorted(set(rows)) for case in ROWS[row].cases(plan)]
+    there = {case.key for case in planned if isinstance(case, AttackCase)}
+    cases = [case for case in planned if isinstance(case, AttackCase) and (case.needs is None or case.needs in there)]
+    left = [case if isinstance(case, NotRun) else _alone(case) for case in planned if case not in cases]
     settings = _settings(target, dataset, budget, eps, surrogate, seed)
     with (
         ExitStack() as stack,
@@ -108,7 +108,7 @@ def honest(
         if folder is None:
             if distributed.world_size() > 1:
                 raise ValueError(
-                    f"honest on {distributed.world_size()} processes needs a folder that all of them see, got none"
+                    f"evaluate_adaptive on {distributed.world_size()} processes needs a folder that all see, got none"
                 )
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         journal = distributed.on_rank0(partial(Journal, folder, settings, resume=resume))
@@ -122,12 +122,14 @@ def honest(
 def _classes(target: Target, dataset: Dataset) -> int:
     first, again = (target.answer(dataset.floats(0, 1), torch.zeros(1, dtype=torch.int64)).logits for _ in range(2))
     if not target.random and not torch.allclose(first, again, rtol=1e-3, atol=1e-3):
-        raise ValueError("honest needs to know that a target is random, and got one that is and does not say so")
+        raise ValueError(
+            "evaluate_adaptive needs a target that says whether it is random, got one that is and does not"
+        )
     classes = first.shape[1]
     if classes < 2:
-        raise ValueError(f"honest needs a target of at least two classes, got {classes}: no answer could be wrong")
+        raise ValueError(f"evaluate_adaptive needs at least two classes, got {classes}: no answer could be wrong")
     if int(dataset.labels.max()) >= classes:
-        raise ValueError(f"honest needs labels that the model has: {classes} classes, got {int(dataset.labels.max())}")
+        raise ValueError(f"evaluate_adaptive needs labels below {classes}, got {int(dataset.labels.max())}")
     return classes
 
 
@@ -168,25 +170,25 @@ class _Worker:
     def line(self, case: AttackCase) -> Line:
         """A case whose units are all done."""
         units = [self._unit(case.key, number) for number, _ in self._spans(case)]
-        verdict, count = joined(units), self._count(case)
+        predictions, count = joined(units), self._count(case)
         crafting = sum(unit.crafting for unit in units) / count
-        judging = sum(unit.judging for unit in units) / count
+        evaluating = sum(unit.evaluating for unit in units) / count
         examples, places = self._hardest(case, units)
         return Line(
             case=case,
-            score=Score.of(verdict) if len(verdict.right) else None,
+            score=Score.of(predictions) if len(predictions.right) else None,
             crafting=crafting,
-            judging=judging,
+            evaluating=evaluating,
             examples=examples,
             places=places,
-            steps=verdict.steps.flatten().tolist(),
+            steps=predictions.steps.flatten().tolist(),
         )
 
     def _hardest(self, case: AttackCase, units: list[Unit]) -> tuple[Tensor, list[int]]:
         """The images of a case that are answered right least often, and their places in the data set."""
         starts = [start for _, (start, _) in self._spans(case)]
         places = torch.cat([start + unit.places for start, unit in zip(starts, units, strict=True)])
-        shown = _hardest(torch.cat([unit.verdict.right[unit.places] for unit in units]))
+        shown = _hardest(torch.cat([unit.predictions.right[unit.places] for unit in units]))
         return torch.cat([unit.examples for unit in units])[shown], places[shown].tolist()
 
     def _count(self, case: AttackCase) -> int:
@@ -213,14 +215,14 @@ class _Worker:
         )
         with case.view(), _seeded(batch):
             begin = time.perf_counter()
-            made = lowest(case.judge, batch, case.craft(batch), redraws=case.redraws)
+            made = lowest(case.evaluate, batch, case.craft(batch), noise_samples=case.noise_samples)
             middle = time.perf_counter()
-            verdict = case.judge(batch, made, case.redraws, SeedStream.JUDGE)
+            predictions = case.evaluate(batch, made, case.noise_samples, SeedStream.EVALUATION)
             end = time.perf_counter()
-        each = len(verdict.right) == len(made)  # of planted examples only those that hold are judged
-        places = _hardest(verdict.right) if each else torch.arange(0)
+        each = len(predictions.right) == len(made)  # of planted examples only those that hold are evaluated
+        places = _hardest(predictions.right) if each else torch.arange(0)
         kept, examples = made if case.keeps else made[:0], made[places.to(made.device)]
-        return Unit(verdict, kept, examples, places, middle - begin, end - middle)
+        return Unit(predictions, kept, examples, places, middle - begin, end - middle)
 
     def _unit(self, key: str, number: int) -> Unit:
         unit = self._journal.read(key, number)

@@ -65,8 +65,8 @@ class Target:
         """A classifier behind Active Defense."""
 
         def answer(images: Tensor, ids: Tensor) -> Answers:
-            found = defense.defend(images, ids=ids)
-            return Answers(found.logits.to(images.device), found.steps, ~found.converged)
+            batch = defense.defend(images, ids=ids)
+            return Answers(batch.logits.to(images.device), batch.steps, ~batch.converged)
 
         def purify(images: Tensor, ids: Tensor, steps: int | None) -> Tensor:
             budgets = None if steps is None else torch.full((len(images),), steps)

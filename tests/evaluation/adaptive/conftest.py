@@ -20,7 +20,7 @@ def tiny():
     return replace(
         smoke,
         images=6,
-        redraws=3,
+        noise_samples=3,
         rescored=4,
         eot=2,
         iterations=2,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastdef.attacks import frozen_eval
-from fastdef.evaluation.adaptive import Target, honest
+from fastdef.evaluation.adaptive import Target, evaluate_adaptive
 from fastdef.evaluation.adaptive.autoattack import rand, square, standard
 from fastdef.evaluation.adaptive.budget import AutoAttackEffort
 from fastdef.evaluation.adaptive.noise_seeds import NoiseSeeds, SeedStream
@@ -86,4 +86,4 @@ def test_without_its_library_one_line_says_what_to_install(monkeypatch, model, d
     monkeypatch.setitem(sys.modules, "pyautoattack", None)
 
     with pytest.raises(ValueError, match=r"needs pyautoattack: pip install 'fastdef\[eval\]'"):
-        honest(Target.plain(model), dataset, budget=tiny, rows=[1])
+        evaluate_adaptive(Target.plain(model), dataset, budget=tiny, rows=[1])

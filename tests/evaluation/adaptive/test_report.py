@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from fastdef.evaluation.adaptive import Target, honest, write_report
+from fastdef.evaluation.adaptive import Target, evaluate_adaptive, write_report
 from fastdef.evaluation.adaptive.budget import AutoAttackEffort
 from fastdef.evaluation.adaptive.rows import sanity
 
@@ -16,7 +16,7 @@ from fastdef.evaluation.adaptive.rows import sanity
 def made(defense, dataset, tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     target = Target.defended(defense)
-    found = honest(target, dataset, budget=tiny)
+    found = evaluate_adaptive(target, dataset, budget=tiny)
     return found, write_report(found, folder, target, dataset, name="a <model>"), folder
 
 
@@ -56,7 +56,7 @@ def test_json_and_csv_have_the_same_lines(made):
 def test_without_its_library_one_line_says_what_to_install(made, defense, dataset, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
 
-    with pytest.raises(ValueError, match=r"report needs jinja2: pip install 'fastdef\[eval\]'"):
+    with pytest.raises(ValueError, match=r"needs jinja2: pip install 'fastdef\[eval\]'"):
         write_report(made[0], tmp_path, Target.defended(defense), dataset, name="x")
 
     assert list(tmp_path.iterdir()) == []
@@ -83,7 +83,7 @@ def test_active_defense_is_none_of_robustbench_s_kind_and_the_page_says_why(made
 
 def test_a_plain_model_has_a_robustbench_entry_where_autoattack_is_whole(model, dataset, tiny, tmp_path):
     target = Target.plain(model)
-    cut = honest(target, dataset, budget=tiny, rows=[0, 1])
+    cut = evaluate_adaptive(target, dataset, budget=tiny, rows=[0, 1])
     published = {**cut.settings, "budget": {**cut.settings["budget"], "autoattack": AutoAttackEffort().__dict__}}
     whole = replace(cut, settings=published)
 

@@ -7,7 +7,7 @@ from fastdef.evaluation.adaptive.score import Score, by_label, lowest
 from fastdef.evaluation.adaptive.target import Answers, Target
 
 
-def verdict(right):
+def predictions(right):
     right = torch.tensor(right).bool()
     steps = torch.arange(right.numel(), dtype=torch.int32).view(right.shape)
     return Predictions(right, steps, steps > 4, torch.ones(len(right)))
@@ -33,24 +33,24 @@ def answering(probability):
 
 
 def test_mean_worst_one_shot_and_deviation_are_what_they_say():
-    score = Score.of(verdict([[1, 1, 1, 1], [0, 1, 1, 0], [0, 0, 0, 0], [1, 1, 0, 0]]))
+    score = Score.of(predictions([[1, 1, 1, 1], [0, 1, 1, 0], [0, 0, 0, 0], [1, 1, 0, 0]]))
 
     assert score.mean == pytest.approx(8 / 16)
     assert score.worst == pytest.approx(1 / 4)
     assert score.one_shot == pytest.approx(2 / 4)
     assert score.deviation == pytest.approx(torch.tensor([0.5, 0.75, 0.5, 0.25]).std().item())
-    assert (score.count, score.redraws, score.steps_most, score.capped) == (4, 4, 15, 11)
+    assert (score.count, score.noise_samples, score.steps_most, score.capped) == (4, 4, 15, 11)
     assert score.interval[0] < 0.5 < score.interval[1]
 
 
 def test_one_answer_has_no_deviation():
-    assert Score.of(verdict([[1], [0]])).deviation is None
+    assert Score.of(predictions([[1], [0]])).deviation is None
 
 
-def test_every_redraw_has_its_own_noise_and_no_attacker_s():
+def test_every_noise_sample_has_its_own_noise_and_no_attacker_s():
     target, asked = answering(lambda images: torch.full((len(images),), 0.5))
 
-    judged = by_label(target)(batch(3), torch.rand(3, 1, 2, 2), 5, SeedStream.JUDGE)
+    judged = by_label(target)(batch(3), torch.rand(3, 1, 2, 2), 5, SeedStream.EVALUATION)
     by_label(target)(batch(3), torch.rand(3, 1, 2, 2), 5, SeedStream.CHOICE)
 
     assert judged.right.shape == (3, 5)
@@ -63,7 +63,7 @@ def test_the_candidate_that_is_answered_right_least_often_is_kept_image_by_image
     first = torch.cat([bright[:2], dark[:2]])
     second = torch.cat([dark[:2], bright[:2]])
 
-    kept = lowest(by_label(target), batch(4), [first, second], redraws=6)
+    kept = lowest(by_label(target), batch(4), [first, second], noise_samples=6)
 
     assert torch.equal(kept, dark)
 
@@ -72,4 +72,4 @@ def test_of_equally_bad_candidates_the_first_is_kept():
     target, _ = answering(lambda images: torch.zeros(len(images)))
     first, second = torch.rand(4, 1, 2, 2), torch.rand(4, 1, 2, 2)
 
-    assert torch.equal(lowest(by_label(target), batch(4), [first, second], redraws=6), first)
+    assert torch.equal(lowest(by_label(target), batch(4), [first, second], noise_samples=6), first)

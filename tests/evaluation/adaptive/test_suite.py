@@ -7,7 +7,7 @@ import torch
 import fastdef
 from fastdef.data import Dataset
 from fastdef.defense.noise import uniform_noise
-from fastdef.evaluation.adaptive import Answers, Target, honest
+from fastdef.evaluation.adaptive import Answers, Target, evaluate_adaptive
 from fastdef.evaluation.adaptive.rows import sanity
 from fastdef.nn import build, convert_to_afa, convert_to_multi_bn, parse_architecture
 
@@ -24,7 +24,7 @@ def names(found):
 
 @pytest.fixture(scope="module")
 def whole(defense, dataset, tiny):
-    return honest(Target.defended(defense), dataset, budget=tiny, surrogate=defense.model)
+    return evaluate_adaptive(Target.defended(defense), dataset, budget=tiny, surrogate=defense.model)
 
 
 def test_every_row_of_a_defended_model_is_there(whole):
@@ -43,13 +43,13 @@ def test_the_headline_is_the_lowest_mean_of_what_counts(whole):
     assert all(line.case.eps <= 8 / 255 for line in counted)
 
 
-def test_redraws_images_and_steps_are_as_the_budget_says(whole, tiny):
+def test_noise_samples_images_and_steps_are_as_the_budget_says(whole, tiny):
     clean = whole.line(0, sanity.CLEAN).score
     bpda = next(line.score for line in whole.lines if line.label == "3 APGD-CE through 2 steps")
     along = next(line.score for line in whole.lines if line.label == "3 APGD-CE, mean gradient of 2 steps")
 
-    assert (clean.count, clean.redraws) == (6, tiny.rescored)
-    assert (bpda.count, bpda.redraws) == (6, tiny.redraws)
+    assert (clean.count, clean.noise_samples) == (6, tiny.rescored)
+    assert (bpda.count, bpda.noise_samples) == (6, tiny.noise_samples)
     assert along.count == 3  # heavy: half of them
     assert clean.worst <= clean.mean
     assert 0 < clean.steps_most <= 6
@@ -61,7 +61,7 @@ def test_the_images_kept_for_the_report_are_those_answered_right_least_often(mod
     odd = torch.arange(8) % 2
     known = replace(dataset, labels=(answers + odd) % 10)  # the odd ones are answered wrong
 
-    clean = honest(Target.plain(model), known, budget=tiny, rows=[0]).line(0, sanity.CLEAN)
+    clean = evaluate_adaptive(Target.plain(model), known, budget=tiny, rows=[0]).line(0, sanity.CLEAN)
 
     assert clean.places == [1, 3, 5, 0]  # of the six that the budget takes, in two batches
     assert torch.equal(clean.examples, known.images[clean.places].float() / 255)
@@ -77,9 +77,9 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(defense, dataset, tiny,
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        honest(target, dataset, budget=tiny, surrogate=defense.model, folder=tmp_path, progress=stop)
+        evaluate_adaptive(target, dataset, budget=tiny, surrogate=defense.model, folder=tmp_path, progress=stop)
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "units").iterdir()}
-    found = honest(target, dataset, budget=tiny, surrogate=defense.model, folder=tmp_path, resume=True)
+    found = evaluate_adaptive(target, dataset, budget=tiny, surrogate=defense.model, folder=tmp_path, resume=True)
 
     assert len(before) == after
     assert {name: (tmp_path / "units" / name).stat().st_mtime_ns for name in before} == before
@@ -89,37 +89,37 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(defense, dataset, tiny,
 def test_progress_ends_at_the_whole(defense, dataset, tiny):
     seen = []
 
-    honest(Target.plain(defense.model), dataset, budget=tiny, rows=[0], progress=seen.append)
+    evaluate_adaptive(Target.plain(defense.model), dataset, budget=tiny, rows=[0], progress=seen.append)
 
     assert seen[-1].share == 1
     assert [p.share for p in seen] == sorted(p.share for p in seen)
 
 
 def test_a_folder_of_other_settings_or_of_other_work_is_refused(model, dataset, tiny, tmp_path):
-    honest(Target.plain(model), dataset, budget=tiny, rows=[0], folder=tmp_path)
+    evaluate_adaptive(Target.plain(model), dataset, budget=tiny, rows=[0], folder=tmp_path)
 
     with pytest.raises(ValueError, match="holds an evaluation already"):
-        honest(Target.plain(model), dataset, budget=tiny, rows=[0], folder=tmp_path)
+        evaluate_adaptive(Target.plain(model), dataset, budget=tiny, rows=[0], folder=tmp_path)
     with pytest.raises(ValueError, match="seed was 0, got 1"):
-        honest(Target.plain(model), dataset, budget=tiny, rows=[0], seed=1, folder=tmp_path, resume=True)
+        evaluate_adaptive(Target.plain(model), dataset, budget=tiny, rows=[0], seed=1, folder=tmp_path, resume=True)
     other = replace(dataset, images=dataset.images + 1)
     with pytest.raises(ValueError, match="images_sha256"):
-        honest(Target.plain(model), other, budget=tiny, rows=[0], folder=tmp_path, resume=True)
+        evaluate_adaptive(Target.plain(model), other, budget=tiny, rows=[0], folder=tmp_path, resume=True)
 
 
 def test_a_damaged_unit_is_refused_by_name(model, dataset, tiny, tmp_path):
-    honest(Target.plain(model), dataset, budget=tiny, rows=[0], folder=tmp_path)
+    evaluate_adaptive(Target.plain(model), dataset, budget=tiny, rows=[0], folder=tmp_path)
     unit = next((tmp_path / "units").glob("0-clean-*"))
     unit.write_bytes(unit.read_bytes()[:-7])
 
     with pytest.raises(ValueError, match=r"0-clean-00000\.safetensors is not a whole unit"):
-        honest(Target.plain(model), dataset, budget=tiny, rows=[0], folder=tmp_path, resume=True)
+        evaluate_adaptive(Target.plain(model), dataset, budget=tiny, rows=[0], folder=tmp_path, resume=True)
 
 
 def test_an_afa_model_is_attacked_whole_and_in_parts_and_by_its_weight(model, dataset, tiny):
     afa = convert_to_afa(convert_to_multi_bn(copy.deepcopy(model), 2)).eval()
 
-    found = honest(Target.plain(afa), dataset, budget=tiny)
+    found = evaluate_adaptive(Target.plain(afa), dataset, budget=tiny)
 
     rows = names(found)
     assert {"1 AutoAttack standard", "1 AutoAttack standard, blend (W0 = 0.5)"} <= rows
@@ -135,7 +135,7 @@ def test_what_only_answers_is_attacked_by_black_boxes(model, dataset, tiny):
         nothing = torch.zeros(len(images), dtype=torch.int64)
         return Answers(logits, nothing, nothing.bool())
 
-    found = honest(Target.opaque(answer, random=False), dataset, budget=tiny, surrogate=model)
+    found = evaluate_adaptive(Target.opaque(answer, random=False), dataset, budget=tiny, surrogate=model)
 
     assert {line.case.row for line in found.lines} == {0, 2, 6}
     assert {case.row for case in found.not_run} == {0, 1, 3, 4, 5, 7}
@@ -147,11 +147,11 @@ def test_the_work_on_what_only_answers_is_not_taken_for_another_s(dataset, tiny,
         return Answers(torch.zeros(len(images), 10), nothing, nothing.bool())
 
     first, second = (Target.opaque(answer, random=False, identity=name) for name in "ab")
-    honest(first, dataset, budget=tiny, rows=[0], folder=tmp_path)
+    evaluate_adaptive(first, dataset, budget=tiny, rows=[0], folder=tmp_path)
 
-    honest(first, dataset, budget=tiny, rows=[0], folder=tmp_path, resume=True)
+    evaluate_adaptive(first, dataset, budget=tiny, rows=[0], folder=tmp_path, resume=True)
     with pytest.raises(ValueError, match="model_sha256 was a, got b"):
-        honest(second, dataset, budget=tiny, rows=[0], folder=tmp_path, resume=True)
+        evaluate_adaptive(second, dataset, budget=tiny, rows=[0], folder=tmp_path, resume=True)
 
 
 def of_classes(count):
@@ -167,7 +167,7 @@ def of_two_classes(dataset):
 def test_a_defended_model_of_two_classes_is_attacked_but_by_losses_that_need_more(of_two_classes, tiny):
     defense = fastdef.ActiveDefense(of_classes(2), beta=3.0, max_steps=3, compile=False)
 
-    found = honest(Target.defended(defense), of_two_classes, budget=tiny, surrogate=defense.model)
+    found = evaluate_adaptive(Target.defended(defense), of_two_classes, budget=tiny, surrogate=defense.model)
 
     assert {line.case.row for line in found.lines} == set(range(7))
     assert [(case.row, case.reason) for case in found.not_run] == [
@@ -180,7 +180,7 @@ def test_a_model_of_one_class_is_refused(dataset, tiny):
     ones = replace(dataset, labels=torch.zeros(8, dtype=torch.int64), classes=("a",))
 
     with pytest.raises(ValueError, match="at least two classes, got 1"):
-        honest(Target.plain(of_classes(1)), ones, budget=tiny)
+        evaluate_adaptive(Target.plain(of_classes(1)), ones, budget=tiny)
 
 
 class Noisy(torch.nn.Module):
@@ -195,19 +195,19 @@ class Noisy(torch.nn.Module):
 def test_a_module_that_draws_inside_is_attacked_as_random_and_resumes_too(model, dataset, tiny, tmp_path):
     target = Target.plain(Noisy(model).eval(), random=True)
 
-    found = honest(target, dataset, budget=tiny, rows=[0, 6, 7], folder=tmp_path)
-    next((tmp_path / "units").glob("7-*anew*")).unlink()
+    found = evaluate_adaptive(target, dataset, budget=tiny, rows=[0, 6, 7], folder=tmp_path)
+    next((tmp_path / "units").glob("7-*re-evaluated*")).unlink()
     next((tmp_path / "units").glob("0-random*")).unlink()
-    again = honest(target, dataset, budget=tiny, rows=[0, 6, 7], folder=tmp_path, resume=True)
+    again = evaluate_adaptive(target, dataset, budget=tiny, rows=[0, 6, 7], folder=tmp_path, resume=True)
 
-    assert found.line(0, sanity.CLEAN).score.redraws == tiny.rescored
-    assert found.line(7, "AutoAttack rand, judged anew") is not None
+    assert found.line(0, sanity.CLEAN).score.noise_samples == tiny.rescored
+    assert found.line(7, "AutoAttack rand, re-evaluated") is not None
     assert told(again) == told(found)
 
 
 def test_a_random_module_that_does_not_say_so_is_refused(model, dataset, tiny):
-    with pytest.raises(ValueError, match="random, and got one that is and does not say so"):
-        honest(Target.plain(Noisy(model).eval()), dataset, budget=tiny, rows=[0])
+    with pytest.raises(ValueError, match="says whether it is random, got one that is"):
+        evaluate_adaptive(Target.plain(Noisy(model).eval()), dataset, budget=tiny, rows=[0])
 
 
 @pytest.mark.gpu
@@ -217,13 +217,13 @@ def test_it_runs_on_a_gpu(model, dataset, tiny):
     defense = fastdef.ActiveDefense(moved, beta=3.0, max_steps=6)
     defense.calibrate(dataset.floats(0, 8).cuda(), ratio=1.0)
 
-    found = honest(Target.defended(defense), dataset.to("cuda"), budget=tiny, surrogate=moved)
+    found = evaluate_adaptive(Target.defended(defense), dataset.to("cuda"), budget=tiny, surrogate=moved)
 
     assert {line.case.row for line in found.lines} == set(range(8))
 
 
 def test_rows_that_take_another_row_s_images_say_so(defense, dataset, tiny):
-    found = honest(Target.defended(defense), dataset, budget=tiny, rows=[2])
+    found = evaluate_adaptive(Target.defended(defense), dataset, budget=tiny, rows=[2])
 
     assert [case.name for case in found.not_run] == ["AutoAttack on the same", "a surrogate's images"]
 
@@ -237,9 +237,11 @@ def test_a_broken_defense_falls_to_what_the_static_model_is_worth(shipped, fashi
             images + uniform_noise(ids, torch.zeros_like(ids), images.shape[1:], seed=1, sigma=0.03)
         ),
     }[name]
-    budget = replace(tiny, images=32, iterations=40, eot=4, patience=5, batch=32, redraws=5, queries=4)
+    budget = replace(tiny, images=32, iterations=40, eot=4, patience=5, batch=32, noise_samples=5, queries=4)
 
-    found = honest(Target.purified(shipped, purify, random=name == "noise"), fashion, budget=budget, rows=[0, 1, 2, 3])
+    found = evaluate_adaptive(
+        Target.purified(shipped, purify, random=name == "noise"), fashion, budget=budget, rows=[0, 1, 2, 3]
+    )
 
     clean, static = found.line(0, sanity.CLEAN), found.line(1, "AutoAttack standard, without the defense")
     assert clean.score.mean > 0.8
@@ -260,7 +262,7 @@ def test_masked_gradients_fail_the_suite(shipped, fashion, tiny):
 
     budget = replace(tiny, images=8, iterations=10)
 
-    found = honest(Target.plain(Masked().eval()), fashion, budget=budget, rows=[0])
+    found = evaluate_adaptive(Target.plain(Masked().eval()), fashion, budget=budget, rows=[0])
 
     failed = {check.name for check in found.checks if not check.passed}
     assert {"planted adversarial examples are found", "nothing stands at eps 64/255"} <= failed
@@ -270,8 +272,8 @@ def test_masked_gradients_fail_the_suite(shipped, fashion, tiny):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rows": [8]}, "rows from 0 to 7, got 8 images and \\[8\\]"),
-        ({"eps": 8}, "honest needs eps in pixel units, such as 8/255, from 0 to 1, got 8"),
+        ({"rows": [8]}, "rows from 0 to 7, got 8 and \\[8\\]"),
+        ({"eps": 8}, "evaluate_adaptive needs eps in pixel units, such as 8/255, from 0 to 1, got 8"),
         ({"eps": -8 / 255}, "from 0 to 1, got -0.03"),
         ({"dataset": Dataset(torch.zeros(0, 1, 12, 12).byte(), torch.zeros(0).long(), ("a",), "x", "y")}, "images"),
     ],
@@ -280,18 +282,18 @@ def test_bad_input_is_refused(model, dataset, tiny, change, message):
     arguments = {"dataset": dataset, "budget": tiny, **change}
 
     with pytest.raises(ValueError, match=message):
-        honest(Target.plain(model), **arguments)
+        evaluate_adaptive(Target.plain(model), **arguments)
 
 
 @pytest.mark.parametrize("rows", [[0], [1], [7]])
 def test_a_defense_as_a_plain_model_is_refused(defense, dataset, tiny, rows):
     with pytest.raises(ValueError, match=r"need a differentiable model; for a defense see Target\.defended"):
-        honest(Target.plain(defense, random=True), dataset, budget=tiny, rows=rows)
+        evaluate_adaptive(Target.plain(defense, random=True), dataset, budget=tiny, rows=rows)
 
 
 def test_a_defense_as_surrogate_is_refused(model, defense, dataset, tiny):
     with pytest.raises(ValueError, match="need a differentiable model"):
-        honest(Target.plain(model), dataset, budget=tiny, rows=[0], surrogate=defense)
+        evaluate_adaptive(Target.plain(model), dataset, budget=tiny, rows=[0], surrogate=defense)
 
 
 def test_a_function_is_no_classifier(model):
@@ -303,4 +305,4 @@ def test_a_function_is_no_classifier(model):
 
 def test_a_model_in_training_mode_is_refused(dataset, tiny):
     with pytest.raises(ValueError, match="eval mode"):
-        honest(Target.plain(torch.nn.Linear(1, 1)), dataset, budget=tiny)
+        evaluate_adaptive(Target.plain(torch.nn.Linear(1, 1)), dataset, budget=tiny)

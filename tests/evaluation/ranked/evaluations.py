@@ -12,14 +12,16 @@ import fastdef
 from fastdef import distributed
 from fastdef.data import Dataset
 from fastdef.evaluation import Attack, evaluate, evaluate_strengths
-from fastdef.evaluation.adaptive import BUDGETS, Target, honest
+from fastdef.evaluation.adaptive import BUDGETS, Target, evaluate_adaptive
 from fastdef.nn import build, convert_to_afa, convert_to_multi_bn, parse_architecture
 
 PIXELS = torch.randint(0, 256, (20, 1, 12, 12), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
 DATA = Dataset(PIXELS, torch.arange(20) % 10, tuple("abcdefghij"), "made", "test")
 SMOKE = BUDGETS["smoke"]
 EFFORT = replace(SMOKE.autoattack, iterations=2, targets=1, queries=4, eot=2)
-TINY = replace(SMOKE, images=6, redraws=2, rescored=2, eot=2, iterations=2, depths=(2,), autoattack=EFFORT, batch=4)
+TINY = replace(
+    SMOKE, images=6, noise_samples=2, rescored=2, eot=2, iterations=2, depths=(2,), autoattack=EFFORT, batch=4
+)
 
 
 def found(folder):
@@ -36,7 +38,7 @@ def found(folder):
     for row in static["rows"].values():
         assert row.pop("seconds_per_image") > 0
     try:
-        unshared = honest(Target.plain(model), DATA, budget=TINY, rows=[0]).passed
+        unshared = evaluate_adaptive(Target.plain(model), DATA, budget=TINY, rows=[0]).passed
     except ValueError as error:
         unshared = str(error)
     units = []
@@ -45,18 +47,18 @@ def found(folder):
         "folder": folder,
         "progress": lambda where: units.append(f"{where.case} {where.done}"),
     }
-    lines = honest(Target.defended(defense), DATA, budget=TINY, **suite).lines
+    lines = evaluate_adaptive(Target.defended(defense), DATA, budget=TINY, **suite).lines
     scores = {line.label: line.score and line.score.to_json() for line in lines}
     afa = convert_to_afa(convert_to_multi_bn(model, 2))
     strengths = evaluate_strengths(afa, DATA, strengths=(0.0, 8 / 255), steps=1, batch_size=8).to_json()
-    found = {"static": static, "strengths": strengths, "honest": scores}
+    found = {"static": static, "strengths": strengths, "adaptive": scores}
     return found | {"told": told, "units": units, "unshared": unshared}
 
 
 if __name__ == "__main__":
     dist.init_process_group("gloo")
     out = Path(sys.argv[1])
-    everyone = distributed.all_gather_object(found(out / f"honest{distributed.world_size()}"))
+    everyone = distributed.all_gather_object(found(out / f"adaptive{distributed.world_size()}"))
     if distributed.rank() == 0:
         (out / f"{distributed.world_size()}.json").write_text(json.dumps(everyone))
     dist.destroy_process_group()

@@ -23,7 +23,7 @@ def cases(plan: Plan) -> Iterator[AttackCase | NotRun]:
         yield NotRun(3, "BPDA", reason)
         return
     depths: tuple[int | None, ...] = (None,) if defense is None else budget.depths
-    base = AttackCase(3, "", lambda batch: [], by_label(plan.target), plan.eps, plan.images, plan.redraws)
+    base = AttackCase(3, "", lambda batch: [], by_label(plan.target), plan.eps, plan.images, plan.noise_samples)
     for depth in depths:
         deepest = depth is not None and depth == max(budget.depths) > min(budget.depths)
         images = plan.heavy if deepest else plan.images
@@ -31,9 +31,9 @@ def cases(plan: Plan) -> Iterator[AttackCase | NotRun]:
             if kind == TARGETED and plan.classes < 4:
                 yield NotRun(3, name, f"its loss needs four classes, and there are {plan.classes}")
                 continue
-            told = name if depth is None else f"{name} through {depth} steps"
+            label = name if depth is None else f"{name} through {depth} steps"
             settings = {**plan.typical, "steps": depth, "loss": kind}
-            yield replace(base, name=told, craft=_through(plan, kind, depth), images=images, settings=settings)
+            yield replace(base, name=label, craft=_through(plan, kind, depth), images=images, settings=settings)
     if defense is not None:
         steps = budget.along
         settings = {**plan.typical, "gradient": "BPDA, mean over the iterates", "steps": steps}

@@ -29,7 +29,7 @@ _PGD_STEPS = 20
 def cases(plan: Plan) -> Iterator[AttackCase | NotRun]:
     """Whatever the target has that a paper has attacked."""
     defense, model = plan.target.defense, plan.model
-    base = AttackCase(5, "", lambda batch: [], by_label(plan.target), plan.eps, plan.images, plan.redraws)
+    base = AttackCase(5, "", lambda batch: [], by_label(plan.target), plan.eps, plan.images, plan.noise_samples)
     fused = model is not None and any(isinstance(module, AFA2d) for module in model.modules())
     if defense is not None:
         for sign in (-1, 1):

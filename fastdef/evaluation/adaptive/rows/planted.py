@@ -57,10 +57,12 @@ def planted(plan: Plan) -> AttackCase:
         0,
         PLANTED,
         lambda batch: [_craft(plan, batch, readout(batch))],
-        lambda batch, points, redraws, stream: _judge(plan.target, batch, readout(batch), points, redraws, stream),
+        lambda batch, points, noise_samples, stream: _evaluate(
+            plan.target, batch, readout(batch), points, noise_samples, stream
+        ),
         eps=plan.eps,
         images=plan.heavy,
-        redraws=plan.rescored,
+        noise_samples=plan.rescored,
         counts=False,
         settings=plan.typical,
     )
@@ -105,23 +107,25 @@ def _craft(plan: Plan, batch: Batch, readout: Readout) -> Tensor:
     return plan.search([ask], batch)
 
 
-def _judge(
-    target: Target, batch: Batch, readout: Readout, points: Tensor, redraws: int, stream: SeedStream
+def _evaluate(
+    target: Target, batch: Batch, readout: Readout, points: Tensor, noise_samples: int, stream: SeedStream
 ) -> Predictions:
     """Which planted examples were missed, of those that hold: where most draws answer the image right and p wrong."""
 
     def missed(images: Tensor) -> tuple[Tensor, Tensor, Answers]:
-        answers = target.answer(images.repeat_interleave(redraws, 0), noise_seeds(batch.ids, range(redraws), stream))
-        rows = torch.arange(len(images), device=images.device).repeat_interleave(redraws)
-        above = readout(answers.logits, rows).unflatten(0, (-1, redraws))
+        answers = target.answer(
+            images.repeat_interleave(noise_samples, 0), noise_seeds(batch.ids, range(noise_samples), stream)
+        )
+        rows = torch.arange(len(images), device=images.device).repeat_interleave(noise_samples)
+        above = readout(answers.logits, rows).unflatten(0, (-1, noise_samples))
         return (above <= 0).cpu(), above, answers
 
     holds = (missed(batch.images)[0].float().mean(1) > 0.5) & (missed(readout.planted)[0].float().mean(1) < 0.5)
     stood, above, answers = missed(points)
-    found = stood.float().mean(1, keepdim=True) < 0.5  # as a planted example is: by most of the draws
+    fooled = stood.float().mean(1, keepdim=True) < 0.5  # as a planted example is: by most of the draws
     return Predictions(
-        right=(~found).expand(-1, redraws)[holds],
-        steps=answers.steps.int().view(-1, redraws)[holds],
-        capped=answers.capped.view(-1, redraws)[holds],
+        right=(~fooled).expand(-1, noise_samples)[holds],
+        steps=answers.steps.int().view(-1, noise_samples)[holds],
+        capped=answers.capped.view(-1, noise_samples)[holds],
         loss=above.mean(1).cpu()[holds],
     )

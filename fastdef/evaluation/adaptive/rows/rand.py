@@ -1,4 +1,4 @@
-"""Row 7: AutoAttack for randomised defenses, as it is published, and judged anew.
+"""Row 7: AutoAttack for randomised defenses, as it is published, and re-evaluated.
 
 As published, a single answer decides whether an attacked image was answered right, and an image that was lucky once has
 stood. So every candidate that it made is answered R times more, and the one that is answered right least often counts.
@@ -17,7 +17,7 @@ from fastdef.evaluation.adaptive.noise_seeds import NoiseSeeds, SeedStream
 from fastdef.evaluation.adaptive.score import by_label
 from fastdef.evaluation.adaptive.target import Target
 
-PUBLISHED, ANEW = "AutoAttack rand, as published", "AutoAttack rand, judged anew"
+PUBLISHED, ANEW = "AutoAttack rand, as published", "AutoAttack rand, re-evaluated"
 
 
 class Differentiable(nn.Module):
@@ -66,7 +66,7 @@ def cases(plan: Plan) -> Iterator[AttackCase | NotRun]:
         counted[batch.seed] = right
         return [torch.cat(tried)]
 
-    def published(batch: Batch, points: Tensor, redraws: int, stream: SeedStream) -> Predictions:
+    def published(batch: Batch, points: Tensor, noise_samples: int, stream: SeedStream) -> Predictions:
         right = counted[batch.seed][:, None].cpu()
         nothing = torch.zeros_like(right)
         return Predictions(right, nothing.int(), nothing, torch.zeros(len(right)))
@@ -89,8 +89,8 @@ def cases(plan: Plan) -> Iterator[AttackCase | NotRun]:
         first,
         name=ANEW,
         craft=lambda batch: batch.kept(first.key).unflatten(0, (-1, len(batch.ids))).unbind(0),
-        judge=by_label(target),
-        redraws=plan.rescored,
+        evaluate=by_label(target),
+        noise_samples=plan.rescored,
         counts=True,
         keeps=False,
         needs=first.key,

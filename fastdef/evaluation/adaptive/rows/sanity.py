@@ -28,7 +28,9 @@ def cases(plan: Plan) -> Iterator[AttackCase | NotRun]:
         0, CLEAN, lambda batch: [batch.images], by_label(plan.target), 0.0, plan.images, plan.rescored, False
     )
     yield base
-    yield replace(base, name=NOISE, craft=lambda batch: [_noise(batch, plan.eps)], eps=plan.eps, redraws=plan.redraws)
+    yield replace(
+        base, name=NOISE, craft=lambda batch: [_noise(batch, plan.eps)], eps=plan.eps, noise_samples=plan.noise_samples
+    )
     if plan.target.classifier is None:
         for name in (HUGE, PLANTED):
             yield NotRun(0, name, "gradients are needed, and this target only answers")
@@ -38,7 +40,13 @@ def cases(plan: Plan) -> Iterator[AttackCase | NotRun]:
         settings = {**plan.typical, "iterations": iterations, "attack": "APGD-CE"}
         craft = _attack(plan, eps, iterations)
         return replace(
-            base, name=name, craft=craft, eps=eps, images=plan.heavy, redraws=plan.redraws, settings=settings
+            base,
+            name=name,
+            craft=craft,
+            eps=eps,
+            images=plan.heavy,
+            noise_samples=plan.noise_samples,
+            settings=settings,
         )
 
     yield attacked(HUGE, 64 / 255, budget.iterations)

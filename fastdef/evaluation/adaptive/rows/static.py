@@ -53,7 +53,7 @@ def _case(
         by_label(Target.plain(model)),
         eps=plan.eps,
         images=plan.images,
-        redraws=1,
+        noise_samples=1,
         counts=counts,
         keeps=True,
         settings={"iterations": effort.iterations, "targets": effort.targets, "queries": effort.queries},

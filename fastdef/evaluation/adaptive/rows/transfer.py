@@ -15,7 +15,7 @@ PGD = "PGD on the model without the defense"
 
 def cases(plan: Plan) -> Iterator[AttackCase | NotRun]:
     """Crafted on the undefended model, and on a surrogate."""
-    base = AttackCase(2, PGD, lambda batch: [], by_label(plan.target), plan.eps, plan.images, plan.redraws)
+    base = AttackCase(2, PGD, lambda batch: [], by_label(plan.target), plan.eps, plan.images, plan.noise_samples)
     if plan.guarded and plan.model is not None:
         static = key_of(1, STATIC)
         yield replace(base, craft=_crafted(_pgd, plan.model, plan))

@@ -32,7 +32,7 @@ def cases(plan: Plan) -> Iterator[AttackCase | NotRun]:
             by_label(plan.target),
             plan.eps,
             plan.heavy,
-            plan.redraws,
+            plan.noise_samples,
             settings=settings,
         )
 

@@ -1,0 +1,91 @@
+"""What the commands that evaluate have in common: their options, and what stands before a model."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from fastdef.checkpoint import Checkpoint
+from fastdef.data import Dataset, load_dataset
+from fastdef.defense import ActiveDefense
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+Split = Annotated[str, typer.Option(help="train, fit, validation, test or all")]
+Eps = Annotated[float, typer.Option(help="radius of the attacks, in 255ths")]
+Delta = Annotated[float | None, typer.Option(help="threshold of the defense, if not its calibrated one")]
+MaxSteps = Annotated[int | None, typer.Option(min=1, help="steps of the defense an image may take")]
+OuterLoops = Annotated[int | None, typer.Option(min=1, help="runs of the defense averaged")]
+Undefended = Annotated[bool, typer.Option("--undefended", help="leave the defense out")]
+DType = Annotated[
+    str | None, typer.Option(help="of the defense's convolutions: float32, float16 or bfloat16", show_default="float32")
+]
+Seed = Annotated[int, typer.Option(help="of the attacks and of the defense's noise")]
+Json = Annotated[Path | None, typer.Option("--json", help="write the figures here")]
+
+
+def defense_options(*, undefended: bool, **options: Any) -> dict[str, Any]:
+    """The options of the defense that were given.
+
+    Raises:
+        ValueError: for a dtype that there is not, or any of them beside ``--undefended``.
+    """
+    if undefended:
+        refuse(options, "is for the defense, and --undefended leaves it out")
+    if options["dtype"] not in (None, *DTYPES):
+        raise ValueError(f"--dtype needs one of {', '.join(DTYPES)}, got {options['dtype']!r}")
+    return given(options)
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """Those that are not at their default of None or False."""
+    return {name: value for name, value in options.items() if value is not None and value is not False}
+
+
+def refuse(options: dict[str, Any], reason: str) -> None:
+    """Refuse the first of the options that was given: it would be ignored, and its user misled.
+
+    Raises:
+        ValueError: if any was.
+    """
+    for name in given(options):
+        raise ValueError(f"--{name.replace('_', '-')} {reason}")
+
+
+def radius(eps: float) -> float:
+    """In pixel units, from 255ths.
+
+    Raises:
+        ValueError: if it is not from 0 to 255.
+    """
+    if not 0 <= eps <= 255:
+        raise ValueError(f"--eps needs a radius in 255ths, from 0 to 255, got {eps:g}")
+    return eps / 255
+
+
+def images_for(
+    device: torch.device, name: str, split: str, *, root: Path | None, download: bool, limit: int | None
+) -> Dataset:
+    """The first images of a split of a data set, on a device."""
+    dataset = load_dataset(name, split, root=root, download=download)
+    return (dataset if limit is None else dataset.take(limit)).to(device)
+
+
+def defense_of(
+    checkpoint: Checkpoint, options: dict[str, Any], *, undefended: bool, seed: int, compile: bool
+) -> ActiveDefense | None:
+    """What stands before a model, if anything does.
+
+    Raises:
+        ValueError: for options where nothing does.
+    """
+    if checkpoint.defense is None:
+        refuse(options, "needs a model with a defense, and this one has none")
+        return None
+    if undefended:
+        return None
+    chosen = dict(options)
+    if "dtype" in chosen:
+        chosen["dtype"] = DTYPES[chosen["dtype"]]
+    return ActiveDefense.from_checkpoint(checkpoint, seed=seed, compile=compile, **chosen)
