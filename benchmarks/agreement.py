@@ -16,8 +16,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.programs import Agreement, Subject, naive, programs, threads
 from fastdef.assets import ASSETS
-from fastdef.bench.agreement import Agreement, Subject, naive, programs, threads
 from fastdef.bench.machine import machine
 from fastdef.checkpoint import load
 from fastdef.data import load_dataset

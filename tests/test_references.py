@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from benchmarks.programs import Subject, naive
 from fastdef.assets import ASSETS
-from fastdef.bench.agreement import Subject, naive
 from fastdef.checkpoint import load
 from fastdef.defense import ActiveDefense
 from fastdef.export.files import export_onnx

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from benchmarks.programs import Agreement, Subject, naive, ours
 from fastdef import ActiveDefense, load
 from fastdef.assets import ASSETS
-from fastdef.bench.agreement import Agreement, Subject, naive, ours
 from fastdef.data import load_dataset
 from fastdef.evaluation import evaluate_strengths
 

@@ -19,8 +19,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 import fastdef
+from benchmarks.programs import Subject, naive
 from fastdef.assets import ASSETS
-from fastdef.bench.agreement import Subject, naive
 from fastdef.bench.machine import machine
 from fastdef.checkpoint import Checkpoint, load
 from fastdef.data import load_dataset

@@ -13,6 +13,7 @@ from fastdef.attacks._apgd import search as search
 from fastdef.attacks._goal import Goal as Goal
 from fastdef.attacks._goal import Query as Query
 from fastdef.attacks._goal import QueryResult as QueryResult
+from fastdef.attacks._goal import predicted as predicted
 from fastdef.attacks._goal import targeted as targeted
 from fastdef.attacks._goal import untargeted as untargeted
 from fastdef.attacks._goal import white_box as white_box
@@ -27,4 +28,5 @@ from fastdef.attacks._pgd import fgsm as fgsm
 from fastdef.attacks._pgd import mifgsm as mifgsm
 from fastdef.attacks._pgd import pgd as pgd
 from fastdef.attacks._pgd import projected_ascent as projected_ascent
+from fastdef.attacks._pgd import step_size as step_size
 from fastdef.attacks._rays import rays as rays

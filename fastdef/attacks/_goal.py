@@ -41,6 +41,15 @@ class Goal:
     right: Callable[[Tensor, Tensor], Tensor]
 
 
+def predicted(logits: Tensor) -> Tensor:
+    """(N, classes) logits to (N,) int64: the class of the largest, or -1 where one is NaN or +Inf: no answer.
+
+    What is no answer is never right: -1 is nobody's label.
+    """
+    answered = ~(logits.isnan() | logits.isposinf()).any(1)
+    return logits.argmax(1).where(answered, -1)
+
+
 def untargeted(labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy) -> Goal:
     """Any other class. ``loss`` takes logits and labels.
 
@@ -54,14 +63,14 @@ def untargeted(labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor] = cross_
             raise ValueError(f"attacks need labels that the model has: {logits.shape[-1]} classes, got a label {top}")
         return loss(logits, labels[rows])
 
-    return Goal(raised, lambda logits, rows: logits.argmax(1) == labels[rows])
+    return Goal(raised, lambda logits, rows: predicted(logits) == labels[rows])
 
 
 def targeted(labels: Tensor, targets: Tensor) -> Goal:
     """A class for each image, by the targeted DLR loss; any other class than the label's is a success all the same."""
     return Goal(
         lambda logits, rows: targeted_dlr(logits, labels[rows], targets[rows]),
-        lambda logits, rows: logits.argmax(1) == labels[rows],
+        lambda logits, rows: predicted(logits) == labels[rows],
     )
 
 

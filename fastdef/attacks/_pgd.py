@@ -185,6 +185,11 @@ def check_attack(images: Tensor, labels: Tensor, eps: Strength, step: Strength, 
         raise ValueError(f"{where} needs a finite step of at least 0, got {step}")
 
 
+def step_size(eps: float, steps: int) -> float:
+    """Of PGD where none is chosen: 2.5 * eps / steps, at most eps (Madry et al., 2018)."""
+    return min(eps, 2.5 * eps / steps)
+
+
 def check_eps(eps: Strength, *, where: str) -> None:
     """Refuse a radius that pixels in [0, 1] have no room for: one in 255ths would be an attack of the whole range.
 

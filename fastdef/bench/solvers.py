@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdef.attacks import pgd
+from fastdef.attacks import pgd, predicted
 from fastdef.bench.machine import machine
 from fastdef.data import Dataset
 from fastdef.defense import ActiveDefense, Gradient, Polyak
@@ -41,7 +41,7 @@ def bench_solvers(defense: ActiveDefense, dataset: Dataset) -> dict[str, Any]:
             seconds = time.perf_counter() - begin
             reference = plain.setdefault(kind, answers.images)
             rows[name][kind] = {
-                "accuracy": float((answers.logits.argmax(1).to(labels.device) == labels).float().mean()),
+                "accuracy": float((predicted(answers.logits).to(labels.device) == labels).float().mean()),
                 "steps_median": int(answers.steps.median()),
                 "steps_mean": float(answers.steps.double().mean()),
                 "steps_max": int(answers.steps.max()),

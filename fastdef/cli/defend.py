@@ -1,6 +1,7 @@
 """``fastdef defend``: image files in, one JSON line an image out."""
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,10 @@ def defend(
     device: Device = "cpu",
     source: Source = None,
 ) -> None:
-    """Classify image files behind the model's defense. Prints class, probability, steps and whether it converged."""
+    """Classify image files behind the model's defense. Prints class, probability, steps and whether it converged.
+
+    Class and probability are null where there is no answer: the deadline passed first, or the classifier gave NaN.
+    """
     checkpoint = load(model, device=check_device(device), source=source)
     options = {} if max_steps is None else {"max_steps": max_steps}
     defense = ActiveDefense.from_checkpoint(checkpoint, seed=seed, compile=compile, **options)
@@ -41,10 +45,11 @@ def defend(
 
     for number, answer in enumerate(defense.stream(arriving(), deadline=deadline)):
         probability, label = answer.logits.exp().max(0)
+        answered = math.isfinite(probability)  # not where its smoothing never began, or the classifier gave NaN
         line = {
             "file": str(paths[number]),
-            "class": checkpoint.classes[int(label)],
-            "probability": round(float(probability), 6),
+            "class": checkpoint.classes[int(label)] if answered else None,
+            "probability": round(float(probability), 6) if answered else None,
             "steps": answer.steps,
             "converged": answer.converged,
         }

@@ -87,8 +87,11 @@ def _table(evaluation: Evaluation) -> Table:
         title=f"{evaluation.data}; attacked: PGD-{attack.steps} on {attack.loss}, eps {attack.eps * 255:g}/255, "
         "crafted on the undefended classifier"
     )
-    for column in ("images", "accuracy", "95 % interval", "right/all", "steps median/max", "unconverged", "ms/image"):
-        table.add_column(column, justify="left" if column == "images" else "right")
+    unanswered = any(row.unanswered for row in evaluation.rows)
+    counts = ("right/all", "steps median/max", "unconverged", *(["NaN or Inf"] if unanswered else []))
+    table.add_column("images")
+    for column in ("accuracy", "95 % interval", *counts, "ms/image"):
+        table.add_column(column, justify="right")
     for row in evaluation.rows:
         low, high = row.accuracy.interval
         line = row.to_json()
@@ -99,6 +102,7 @@ def _table(evaluation: Evaluation) -> Table:
             f"{row.accuracy.correct}/{row.accuracy.count}",
             f"{line['steps_median']}/{line['steps_max']}" if row.steps else "",
             str(row.unconverged) if row.steps else "",
+            *([str(row.unanswered)] if unanswered else []),
             f"{row.seconds * 1e3:.2f}",
         )
     return table

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import fastdef
-from fastdef.attacks import pgd
+from fastdef.attacks import pgd, predicted
 from fastdef.checkpoint import load
 from fastdef.data import load_dataset
 from fastdef.defense import ActiveDefense, BatchResult, lockstep, whole_network
@@ -60,7 +60,7 @@ class Demo:
 
     def accuracy(self, logits: Tensor) -> float:
         """Share of right answers."""
-        return float((logits.argmax(1) == self.labels).float().mean())
+        return float((predicted(logits) == self.labels).float().mean())
 
     def to_json(self) -> dict[str, Any]:
         """The figures, by name; accuracies from 0 to 1."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastdef import distributed
-from fastdef.attacks import RATIOS, adaptive_pgd, frozen_eval
+from fastdef.attacks import RATIOS, adaptive_pgd, frozen_eval, predicted, step_size
 from fastdef.data import Dataset
 from fastdef.evaluation.accuracy import Accuracy
 from fastdef.evaluation.attack import Attack
@@ -156,7 +156,7 @@ def _strongest(model: nn.Module, batches: "_Batches", eps: float, steps: int) ->
 
 
 def _adaptive(model: nn.Module, batches: "_Batches", eps: float, steps: int) -> dict[str, Accuracy]:
-    step = min(eps, 2.5 * eps / steps)
+    step = step_size(eps, steps)
     stood = torch.ones(len(batches.dataset), dtype=torch.bool)
     alone: list[Accuracy] = []
     for ratio in RATIOS:
@@ -198,7 +198,7 @@ class _Batches:
             with torch.no_grad():
                 logits = model(crafted) if watch is None else watch(crafted)
             self._progress(min(distributed.world_size() * self._size, len(self.dataset) - start))
-            yield (logits.argmax(1) == labels).cpu()
+            yield (predicted(logits) == labels).cpu()
 
 
 def _fixed(model: nn.Module, w0: float) -> View:

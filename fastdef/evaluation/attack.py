@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastdef import distributed
 from fastdef._validate import check_positive
-from fastdef.attacks import check_eps, cross_entropy, frozen_eval, margin, pgd
+from fastdef.attacks import check_eps, cross_entropy, frozen_eval, margin, pgd, predicted, step_size
 from fastdef.data import Dataset
 from fastdef.evaluation.accuracy import Accuracy
 
@@ -23,7 +23,7 @@ class Attack:
     Attributes:
         eps: radius, in pixel units.
         steps: number of steps; one is FGSM without a random start.
-        step: step size; 2.5 * eps / steps, at most eps, if not given.
+        step: step size; :func:`fastdef.attacks.step_size` if not given.
         loss: "cross_entropy", or "margin" (C&W).
         seed: of the random start.
     """
@@ -49,7 +49,7 @@ class Attack:
             images,
             labels,
             eps=self.eps,
-            step=min(self.eps, 2.5 * self.eps / self.steps) if self.step is None else self.step,
+            step=step_size(self.eps, self.steps) if self.step is None else self.step,
             steps=self.steps,
             random_start=self.steps > 1,
             loss=_LOSSES[self.loss],
@@ -106,6 +106,6 @@ def accuracy(classify: Classifier, batches: Iterable[tuple[Tensor, Tensor]]) -> 
     correct = count = 0
     for images, labels in batches:
         with torch.no_grad(), frozen_eval(classify):
-            correct += int((classify(images).argmax(1) == labels).sum())
+            correct += int((predicted(classify(images)) == labels).sum())
         count += len(labels)
     return Accuracy(correct, count)

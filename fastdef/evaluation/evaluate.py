@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastdef import distributed
-from fastdef.attacks import frozen_eval
+from fastdef.attacks import frozen_eval, predicted
 from fastdef.data import Dataset
 from fastdef.defense import ActiveDefense
 from fastdef.evaluation.accuracy import Accuracy
@@ -28,6 +28,7 @@ class Row:
         seconds: time to classify an image, the attack not counted.
         steps: gradient steps of the defense for each image; empty without a defense.
         unconverged: images that reached ``max_steps`` or the deadline.
+        unanswered: images whose logits are NaN or infinite, which is never right.
     """
 
     name: str
@@ -35,16 +36,24 @@ class Row:
     seconds: float
     steps: list[int] = field(default_factory=list)
     unconverged: int = 0
+    unanswered: int = 0
 
     def joined(self, other: "Row") -> "Row":
         """The line of this one's images and the other's."""
         total = self.accuracy + other.accuracy
         seconds = (self.seconds * self.accuracy.count + other.seconds * other.accuracy.count) / total.count
-        return Row(self.name, total, seconds, self.steps + other.steps, self.unconverged + other.unconverged)
+        return Row(
+            self.name,
+            total,
+            seconds,
+            self.steps + other.steps,
+            self.unconverged + other.unconverged,
+            self.unanswered + other.unanswered,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The line, its steps as median and maximum."""
-        line = {**self.accuracy.to_json(), "seconds_per_image": self.seconds}
+        line = {**self.accuracy.to_json(), "unanswered": self.unanswered, "seconds_per_image": self.seconds}
         if self.steps:
             ordered = sorted(self.steps)
             line |= {"steps_median": ordered[len(ordered) // 2], "steps_max": ordered[-1]}
@@ -153,7 +162,7 @@ def _finish(images: Tensor) -> None:
 def _plain(model: Classifier, images: Tensor) -> tuple[Tensor, float, list[int], int]:
     _finish(images)
     begin = time.perf_counter()
-    answers = model(images).argmax(1)
+    answers = predicted(model(images))
     return answers.cpu(), time.perf_counter() - begin, [], 0
 
 
@@ -162,9 +171,9 @@ def _defended(defense: ActiveDefense, images: Tensor, ids: Tensor) -> tuple[Tens
     begin = time.perf_counter()
     defended = defense.defend(images, ids=ids)
     seconds = time.perf_counter() - begin
-    return defended.logits.argmax(1).cpu(), seconds, defended.steps.tolist(), int((~defended.converged).sum())
+    return predicted(defended.logits).cpu(), seconds, defended.steps.tolist(), int((~defended.converged).sum())
 
 
 def _counted(name: str, labels: Tensor, answers: Tensor, seconds: float, steps: list[int], unconverged: int) -> Row:
     accuracy = Accuracy(int((answers == labels.cpu()).sum()), len(labels))
-    return Row(name, accuracy, seconds / len(labels), steps, unconverged)
+    return Row(name, accuracy, seconds / len(labels), steps, unconverged, int((answers < 0).sum()))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastdef import distributed
-from fastdef.attacks import frozen_eval, projected_ascent
+from fastdef.attacks import frozen_eval, predicted, projected_ascent
 from fastdef.data import Dataset
 from fastdef.losses import PGDAT, classification
 from fastdef.nn import WeightGenerator, architecture_of, fusing_weights
@@ -94,7 +94,7 @@ class Fusing:
             for images, labels in attacked(model, dataset, eps):
                 with torch.no_grad():
                     logits, w0 = fusing_weights(model, images)
-                right += float((logits.argmax(1) == labels).sum())
+                right += float((predicted(logits) == labels).sum())
                 weight += float((1 - w0).mean(1).sum())
                 count += len(labels)
             figures |= {f"{prefix}accuracy": right / count, w1: weight / count}

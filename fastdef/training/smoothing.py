@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from fastdef import distributed
 from fastdef._validate import check_positive
+from fastdef.attacks import predicted
 from fastdef.checkpoint import save
 from fastdef.data import Dataset
 from fastdef.defense import ActiveDefense
@@ -89,7 +90,7 @@ class Smoothing:
             for start in range(0, len(dataset), _VALIDATED_AT_ONCE):
                 images = dataset.floats(start, start + _VALIDATED_AT_ONCE)
                 labels = dataset.labels[start : start + _VALIDATED_AT_ONCE]
-                right += float((model(images).argmax(1) == labels).sum())
+                right += float((predicted(model(images)) == labels).sum())
                 loss += float(smoothing_loss(tapped.features).sum())
                 smooth += float(smoothness(tapped.features).sum())
         count = len(dataset)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from fastdef.attacks import pgd
+from fastdef.attacks import pgd, predicted
 from fastdef.data import Dataset
 
 _AT_ONCE = 128
@@ -17,7 +17,7 @@ def robust_accuracy(model: nn.Module, dataset: Dataset, eps: float) -> float:
     right = count = 0
     for images, labels in attacked(model, dataset, eps):
         with torch.no_grad():
-            right += int((model(images).argmax(1) == labels).sum())
+            right += int((predicted(model(images)) == labels).sum())
         count += len(labels)
     return right / count
 

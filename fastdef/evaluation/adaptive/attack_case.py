@@ -45,13 +45,15 @@ class Predictions:
         right: (N, R) bool.
         steps: (N, R) int32 steps of the defense.
         capped: (N, R) bool, True where its cap cut it off.
-        loss: (N,) mean cross-entropy over the noise samples.
+        loss: (N,) mean cross-entropy over the noise samples; of what is no answer, as much as there may be.
+        answered: (N, R) bool, False where the logits are NaN or infinite, which is never right.
     """
 
     right: Tensor
     steps: Tensor
     capped: Tensor
     loss: Tensor
+    answered: Tensor
 
 
 AttackFunction = Callable[[Batch], Sequence[Tensor]]

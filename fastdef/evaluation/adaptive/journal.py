@@ -13,7 +13,7 @@ from fastdef.checkpoint import check_same
 from fastdef.evaluation.adaptive.attack_case import Predictions
 from fastdef.io import atomic_write, make_folder, write_json
 
-_ANSWERS = ("right", "steps", "capped", "loss")
+_ANSWERS = ("right", "steps", "capped", "loss", "answered")
 _IMAGES = ("images", "examples", "places")
 
 

@@ -29,7 +29,7 @@ _COLUMNS = [
         "interval",
         "worst",
         "one_shot",
-        "loss",
+        *("loss", "unanswered"),
     ),
     *("steps_median", "steps_most", "capped", "seconds_to_attack_an_image", "seconds_to_answer_an_image"),
     *("seed", "device", "dtype"),

@@ -123,7 +123,7 @@ class AdaptiveResults:
     @property
     def checks(self) -> list[Check]:
         """The suite's checks on itself, of those rows that were run."""
-        checks = [self._huge(), self._noise(), self._rising(), self._planted()]
+        checks = [self._answered(), self._huge(), self._noise(), self._rising(), self._planted()]
         return [check for check in checks if check is not None]
 
     @property
@@ -155,6 +155,14 @@ class AdaptiveResults:
             "not_run": [case.__dict__ for case in self.not_run],
             "settings": self.settings,
         }
+
+    def _answered(self) -> Check | None:
+        lines = [line for line in self.lines if line.score is not None and line.score.unanswered]
+        if not lines:
+            return None
+        worst = max(lines, key=lambda line: line.score.unanswered if line.score else 0)
+        count = worst.score.unanswered if worst.score else 0
+        return Check("every answer is a number", False, f"{count} are NaN or infinite under {worst.label}: not right")
 
     def _huge(self) -> Check | None:
         line = self.line(0, sanity.HUGE)

@@ -7,10 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastdef.attacks import predicted
 from fastdef.evaluation.accuracy import Accuracy
 from fastdef.evaluation.adaptive.attack_case import Batch, Evaluate, Predictions
 from fastdef.evaluation.adaptive.noise_seeds import SeedStream, noise_seeds
 from fastdef.evaluation.adaptive.target import Target
+
+MOST_LOSS = 1e4  # of an answer that is none, so that means stay numbers
 
 
 def by_label(target: Target) -> Evaluate:
@@ -22,12 +25,14 @@ def by_label(target: Target) -> Evaluate:
         )
         owners = batch.labels.repeat_interleave(noise_samples)
         loss = torch.nn.functional.cross_entropy(answers.logits.float(), owners, reduction="none")
-        shape = (len(images), noise_samples)
+        loss = loss.nan_to_num(nan=MOST_LOSS, posinf=MOST_LOSS)
+        classes, shape = predicted(answers.logits), (len(images), noise_samples)
         return Predictions(
-            right=(answers.logits.argmax(1) == owners).cpu().view(shape),
+            right=(classes == owners).cpu().view(shape),
             steps=answers.steps.int().view(shape),
             capped=answers.capped.view(shape),
             loss=loss.view(shape).mean(1).cpu(),
+            answered=(classes >= 0).cpu().view(shape),
         )
 
     return evaluate
@@ -71,6 +76,7 @@ class Score:
         steps_median: of the defense.
         steps_most: of the defense.
         capped: answers that the cap cut off.
+        unanswered: answers that are NaN or infinite, and so not right.
     """
 
     count: int
@@ -84,6 +90,7 @@ class Score:
     steps_median: int
     steps_most: int
     capped: int
+    unanswered: int
 
     @classmethod
     def of(cls, predictions: Predictions) -> "Score":
@@ -103,6 +110,7 @@ class Score:
             steps_median=int(predictions.steps.flatten().median()),
             steps_most=int(predictions.steps.max()),
             capped=int(predictions.capped.sum()),
+            unanswered=int((~predictions.answered).sum()),
         )
 
     def to_json(self) -> dict[str, Any]:

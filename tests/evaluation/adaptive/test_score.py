@@ -10,7 +10,7 @@ from fastdef.evaluation.adaptive.target import Answers, Target
 def predictions(right):
     right = torch.tensor(right).bool()
     steps = torch.arange(right.numel(), dtype=torch.int32).view(right.shape)
-    return Predictions(right, steps, steps > 4, torch.ones(len(right)))
+    return Predictions(right, steps, steps > 4, torch.ones(len(right)), torch.ones_like(right))
 
 
 def batch(count):

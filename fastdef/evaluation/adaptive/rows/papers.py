@@ -12,7 +12,17 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fastdef.attacks import RATIOS, Goal, QueryResult, adaptive_pgd, cross_entropy, frozen_eval, untargeted, white_box
+from fastdef.attacks import (
+    RATIOS,
+    Goal,
+    QueryResult,
+    adaptive_pgd,
+    cross_entropy,
+    frozen_eval,
+    step_size,
+    untargeted,
+    white_box,
+)
 from fastdef.defense import ActiveDefense
 from fastdef.evaluation.adaptive.attack_case import AttackCase, Batch, NotRun, Plan
 from fastdef.evaluation.adaptive.bpda import bpda, in_parts, mean_over_draws
@@ -108,7 +118,7 @@ def _on_w0(plan: Plan, ratio: float) -> Callable[[Batch], list[Tensor]]:
                 batch.images,
                 batch.labels,
                 eps=plan.eps,
-                step=2.5 * plan.eps / _PGD_STEPS,
+                step=step_size(plan.eps, _PGD_STEPS),
                 steps=_PGD_STEPS,
                 ratio=ratio,
                 generator=batch.generator(),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastdef.attacks import Goal
+from fastdef.attacks import Goal, predicted
 from fastdef.evaluation.adaptive.attack_case import AttackCase, Batch, Plan, Predictions
 from fastdef.evaluation.adaptive.bpda import bpda
 from fastdef.evaluation.adaptive.noise_seeds import NoiseSeeds, SeedStream, noise_seeds
@@ -128,4 +128,5 @@ def _evaluate(
         steps=answers.steps.int().view(-1, noise_samples)[holds],
         capped=answers.capped.view(-1, noise_samples)[holds],
         loss=above.mean(1).cpu()[holds],
+        answered=(predicted(answers.logits) >= 0).cpu().view(-1, noise_samples)[holds],
     )

@@ -69,7 +69,7 @@ def cases(plan: Plan) -> Iterator[AttackCase | NotRun]:
     def published(batch: Batch, points: Tensor, noise_samples: int, stream: SeedStream) -> Predictions:
         right = counted[batch.seed][:, None].cpu()
         nothing = torch.zeros_like(right)
-        return Predictions(right, nothing.int(), nothing, torch.zeros(len(right)))
+        return Predictions(right, nothing.int(), nothing, torch.zeros(len(right)), torch.ones_like(right))
 
     effort = budget.autoattack
     first = AttackCase(
