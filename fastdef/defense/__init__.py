@@ -1,6 +1,7 @@
 """The defenses at test time."""
 
 from fastdef.defense.active import ActiveDefense as ActiveDefense
+from fastdef.defense.attackable import Attackable as Attackable
 from fastdef.defense.baseline import Losses as Losses
 from fastdef.defense.baseline import lockstep as lockstep
 from fastdef.defense.baseline import whole_network as whole_network

@@ -4,13 +4,14 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, count, repeat
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from fastdef._validate import check_images, check_positive
+from fastdef._validate import check_count, check_images, check_positive
 from fastdef.checkpoint import Checkpoint
+from fastdef.defense.attackable import Attackable
 from fastdef.defense.noise import uniform_noise
 from fastdef.defense.parameters import (
     Fixed,
@@ -283,6 +284,29 @@ class ActiveDefense(nn.Module):
         added = None if noise is None else check_noise(noise, images)
         requests = self._requests(images, ids, budgets, [True] * len(images), noise=added)
         return run_batch(self._session(None, 1), requests)
+
+    def attackable(self, gradient: Literal["bpda"] = "bpda", *, samples: int = 1) -> Attackable:
+        """This defense as a module that torchattacks, Foolbox, ART and AutoAttack (``rand``) can attack.
+
+        It answers as deployed, with new noise in every call, and gives the straight-through gradient. That is the
+        *weakest* adaptive attack: a library's attack on it is an upper bound of what the defense is worth, and
+        AutoAttack's ``standard`` version is not meant for what is random. ``fastdef evaluate-adaptive`` does more.
+
+        Args:
+            gradient: "bpda": the smoothing's is taken for the identity's.
+            samples: answers that are averaged, of ``outer_loops`` each: expectation over the noise.
+
+        Raises:
+            ValueError: for another gradient, or no sample.
+        """
+        if gradient != "bpda":
+            raise ValueError(f'attackable needs gradient="bpda", got {gradient!r}')
+        check_count(samples, name="samples", where="attackable")
+
+        def smooth(images: Tensor, ids: Tensor) -> Tensor:
+            return self.smooth(images, ids=ids).images.to(images)
+
+        return Attackable(self.model, smooth, answers=samples * self.outer_loops)
 
     def session(self, *, classify_batch: int | None = None, quantum: int | None = None) -> Session:
         """What :meth:`defend`, :meth:`stream` and a server run on: requests in, results out, one look at a time.
