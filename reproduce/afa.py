@@ -85,7 +85,7 @@ def stages(plan: Plan, out: Path) -> list[Stage]:
     found += [_train(plan, out, f"pgd-at-afa-{k}", "pgd-at", k) for k in plan.branches]
     models = [str(out / name / "model.safetensors") for name in _names(plan)]
     common = [*plan.data, "--limit", str(plan.limit), "--device", plan.device]
-    command = ["strengths", *models, *common, "--json", str(out / "strengths.json")]
+    command = ["evaluate-afa", *models, *common, "--json", str(out / "strengths.json")]
     found.append(Stage("strengths", [*command, "--figure", str(out / "figures-3-6.png")]))
     for name in _names(plan):
         if name in BLACK_BOX:

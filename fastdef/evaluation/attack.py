@@ -18,7 +18,7 @@ Classifier = Callable[[Tensor], Tensor]  # (N, C, H, W) images -> (N, classes) l
 
 @dataclass(frozen=True)
 class Attack:
-    """PGD on the undefended classifier.
+    """PGD on a classifier; :func:`evaluate` gives it the undefended one.
 
     Attributes:
         eps: radius, in pixel units.

@@ -1,10 +1,13 @@
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import typer
 
+from fastdef.cli import app
 from fastdef.data import write_idx
 from reproduce import afa, smoothing
 
@@ -37,6 +40,19 @@ def test_no_two_stages_share_a_name():
     for stages in plans.values():
         names = [stage.name for stage in stages]
         assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("module", [smoothing, afa])
+def test_every_stage_is_a_command_with_options_that_it_has(module):
+    """Parsed, and not run."""
+    for preset in module.PRESETS.values():
+        plan = replace(preset, data=("--data", "cifar10"))
+        for stage in module.stages(plan, Path("o")):
+            name, arguments = stage.command[0], list(stage.command[1:])
+            command = typer.main.get_command(app).commands[name]
+            while hasattr(command, "commands"):
+                command = command.commands[arguments.pop(0)]
+            command.make_context(name, [str(argument) for argument in arguments])
 
 
 @pytest.mark.slow
