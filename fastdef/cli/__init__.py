@@ -18,6 +18,7 @@ from fastdef.cli.evaluate_adaptive import evaluate_adaptive
 from fastdef.cli.evaluate_afa import evaluate_afa
 from fastdef.cli.export import export
 from fastdef.cli.import_ import import_
+from fastdef.cli.layers import layers
 from fastdef.cli.serve import serve
 from fastdef.cli.train_afa import afa
 from fastdef.cli.train_smoothing import smoothing
@@ -37,6 +38,7 @@ app.command("evaluate-adaptive")(evaluate_adaptive)
 app.command("evaluate-afa")(evaluate_afa)
 app.command()(defend)
 app.command()(serve)
+app.command()(layers)
 app.command()(calibrate)
 app.command()(export)
 app.command("import")(import_)

@@ -5,6 +5,8 @@ from fastdef.defense.attackable import Attackable as Attackable
 from fastdef.defense.baseline import Losses as Losses
 from fastdef.defense.baseline import lockstep as lockstep
 from fastdef.defense.baseline import whole_network as whole_network
+from fastdef.defense.layers import LayerChoice as LayerChoice
+from fastdef.defense.layers import choose_layers as choose_layers
 from fastdef.defense.noise import MULTIPLIERS as MULTIPLIERS
 from fastdef.defense.noise import ROUNDS as ROUNDS
 from fastdef.defense.noise import WEYL as WEYL

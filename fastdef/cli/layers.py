@@ -1,0 +1,45 @@
+"""``fastdef layers``: which layer of a model to smooth."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fastdef.checkpoint import load_for
+from fastdef.cli._evaluating import Json, images_for
+from fastdef.cli._shared import DEFAULT_DEVICE, Data, Device, Download, Root, Source, check_device
+from fastdef.defense import choose_layers
+from fastdef.io import write_json
+
+
+def layers(
+    model: Annotated[Path, typer.Argument(help="a model file")],
+    data: Data,
+    root: Root = None,
+    download: Download = False,
+    limit: Annotated[int, typer.Option(min=2, help="images")] = 128,
+    sigma: Annotated[float, typer.Option(min=0.0, help="half width of the noise, in pixel units")] = 0.075,
+    seed: Annotated[int, typer.Option(help="of the noise")] = 0,
+    device: Device = DEFAULT_DEVICE,
+    source: Source = None,
+    json_file: Json = None,
+) -> None:
+    """Print the layers that could be smoothed: size, cost, what noise adds to L_F; the suggested one first.
+
+    The order is of what noise does alone; whether smoothing helps is for ``fastdef evaluate-adaptive``.
+    """
+    place = check_device(device)
+    dataset = images_for(place, data, "test", root=root, download=download, limit=limit)
+    checkpoint = load_for(model, dataset, device=place, labels=False, source=source)
+    choices = choose_layers(checkpoint.model, dataset.floats(0, len(dataset)), sigma=sigma, seed=seed)
+    table = Table(title=f"{len(dataset)} images of {dataset.name}, noise of {sigma:g}")
+    for column in ("layer", "M", "cost", "L_F", "noised", "lift", "beta"):
+        table.add_column(column, justify="left" if column == "layer" else "right", overflow="fold")
+    for choice in choices:
+        figures = f"{choice.cost:.0%}", f"{choice.loss:.4g}", f"{choice.noised:.4g}", f"{choice.lift:.2f}"
+        table.add_row(choice.name, str(choice.features), *figures, f"{choice.beta:.3g}")
+    Console().print(table)
+    if json_file is not None:
+        write_json(json_file, [choice.__dict__ for choice in choices])
