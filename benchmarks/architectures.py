@@ -35,7 +35,7 @@ NETWORKS = {
     **dict.fromkeys(("densenet121",), "features.denseblock1"),
     **dict.fromkeys(("dla34",), "level2"),
     **dict.fromkeys(("hrnet_w18_small",), "layer1"),
-    **dict.fromkeys(("inception_v3",), "Conv2d_2b_3x3"),
+    **dict.fromkeys(("selecsls42",), "features.1"),
     **dict.fromkeys(("vgg11_bn",), "features.4"),
     **dict.fromkeys(("xception41",), "blocks.0"),
     **dict.fromkeys(("efficientnet_b0", "efficientnet_lite0", "tf_efficientnetv2_s", "tinynet_e"), "blocks.1"),

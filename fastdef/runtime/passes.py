@@ -189,6 +189,7 @@ def unroll_convolution_backward(graph: GraphModule) -> None:
             call = (gradient, weight_node, None, stride, padding, dilation, True, left, groups)
         with graph.graph.inserting_before(node):
             whole = graph.graph.call_function(aten.convolution.default, call)
+        whole.meta["val"] = x.meta["val"]  # an input gradient is of its input's shape, which the next one asks for
         for user in list(node.users):  # getitem 0; 1 and 2 were not asked for
             user.replace_all_uses_with(whole)
     _clean(graph)
@@ -218,7 +219,9 @@ def _insert(graph: GraphModule, before: Node, value: Tensor) -> Node:
         index += 1
     graph.register_buffer(f"constant{index}", value)
     with graph.graph.inserting_before(before):
-        return graph.graph.get_attr(f"constant{index}")
+        node = graph.graph.get_attr(f"constant{index}")
+    node.meta["val"] = value
+    return node
 
 
 def _replace(graph: GraphModule, node: Node, value: Tensor) -> Node:

@@ -95,6 +95,7 @@ TRACED = {
     "spectral norm": lambda: network(parametrizations.spectral_norm(conv(nn.Conv2d)), nn.ReLU()),
     "attention": lambda: network(Attention(8)),
     "depthwise, strided": lambda: network(nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8), nn.Mish()),
+    "depthwise between convolutions": lambda: network(nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8)),
     "dilated": lambda: network(nn.Conv2d(8, 8, 3, padding=2, dilation=2), nn.ELU()),
     "pooling": lambda: network(nn.MaxPool2d(2), nn.LeakyReLU()),
     "transposed": lambda: network(nn.ConvTranspose2d(8, 8, 3, stride=2)),
