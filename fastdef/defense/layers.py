@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from fastdef._validate import check_images
 from fastdef.nn import prefix
@@ -84,6 +83,8 @@ def _measured(model: nn.Module, name: str, clean: Tensor, noised: Tensor, whole:
 
 
 def _flops(run: Callable[[], object]) -> int:
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton, where there is one
+
     with FlopCounterMode(display=False) as counter:
         run()
     return int(counter.get_total_flops())
