@@ -13,6 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from fastdef.serving.asking import Service
 from fastdef.serving.bodies import Refusal, number, read_image
 from fastdef.serving.kserve import kserve
+from fastdef.serving.lingering import Lingering
 from fastdef.serving.metrics import Metrics
 from fastdef.serving.worker import Worker
 
@@ -59,6 +60,7 @@ def application(
     app = FastAPI(title="fastdef", lifespan=lifespan, redoc_url=None)
     app.state.close = partial(worker.close, grace)
     app.include_router(kserve(service))
+    app.add_middleware(Lingering, seconds=body_seconds)
 
     @app.exception_handler(Refusal)
     async def refuse(request: Request, refusal: Refusal) -> JSONResponse:

@@ -83,6 +83,29 @@ def test_a_body_without_a_length_is_413_at_the_byte_too_much(serve, worker):
     connection.close()
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "expected"), [("POST", "/classify", 413), ("POST", "/nowhere", 404), ("POST", "/health", 405)]
+)
+def test_a_client_that_is_refused_while_it_sends_reads_why(serve, worker, method, path, expected):
+    """Eight megabytes, which no buffer between the two holds: a reset would overtake the answer."""
+    server = serve(worker, max_bytes=1 << 20)
+
+    statuses = {server.ask(method, path, bytes(8 << 20), content_type=RAW)[0] for _ in range(10)}
+
+    assert statuses == {expected}
+
+
+def test_a_client_that_sends_for_ever_is_cut_off(serve, worker):
+    server = serve(worker, body_seconds=0.5)
+    connection = server.post(b"", length=1 << 40)
+    connection.settimeout(30)
+
+    with pytest.raises(OSError, match=r"reset|Broken pipe"):
+        connection.sendall(bytes(1 << 30))
+
+    connection.close()
+
+
 def test_who_leaves_within_the_body_is_no_traceback(serve, worker, images, log):
     server = serve(worker)
     for _ in range(20):
