@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fastdef._validate import check_count
 from fastdef.defense import uniform_noise
+from fastdef.export.arithmetic_noise import limbs
 from fastdef.export.manifest import MANIFEST, read, read_description
 from fastdef.export.sessions import InferenceSession, OnnxSession, TensorRTSession
 from fastdef.runtime import Program, Request, Session, Slots, Tally, bucket_sizes, cpu_chunk, run_batch
@@ -108,8 +109,8 @@ class WholeEngine(Engine):
         self._session = None
 
     def _answer(self, images: Array, ids: Array, seed: int) -> EngineResult:
-        seeds = np.full(len(images), seed)
-        given = {"images": torch.from_numpy(images), "ids": torch.from_numpy(ids), "seed": torch.from_numpy(seeds)}
+        seeds = torch.full((len(images),), seed)
+        given = {"images": torch.from_numpy(images), "ids": limbs(torch.from_numpy(ids)), "seed": limbs(seeds)}
         return EngineResult(*(output.numpy(force=True) for output in _open(self._session).run(given)))
 
 

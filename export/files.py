@@ -17,7 +17,7 @@ from torch.export import Dim
 from fastdef._validate import check_installed
 from fastdef.checkpoint import Checkpoint
 from fastdef.defense import ActiveDefense
-from fastdef.export.arithmetic_noise import translations
+from fastdef.export.arithmetic_noise import limbs
 from fastdef.export.manifest import MANIFEST, check_steps, sha256
 from fastdef.export.modules import DefendedClassifier, InType, NoisedClassifier, Probabilities, Steps
 from fastdef.io import atomic_write, make_folder
@@ -106,7 +106,7 @@ def _artefacts(checkpoint: Checkpoint, shape: tuple[int, int, int], dtype: torch
     yield Artefact("step", Steps(step, STEPS_A_CALL), state, ("images_out", "steps_out", "loss", "running"))
     noise = torch.zeros(3, defense.outer_loops, *shape)
     yield Artefact("noised", NoisedClassifier(defense, step, model), {"images": images, "noise": noise}, _OUTPUTS)
-    given = {"images": images, "ids": torch.arange(3), "seed": torch.zeros(3, dtype=torch.int64)}
+    given = {"images": images, "ids": limbs(torch.arange(3)), "seed": limbs(torch.zeros(3, dtype=torch.int64))}
     yield Artefact("defended", DefendedClassifier(defense, step, model, shape), given, _OUTPUTS)
 
 
@@ -127,7 +127,6 @@ def serialise(artefact: Artefact, described: dict[str, Any], *, opset: int = OPS
                 input_names=list(artefact.inputs),
                 output_names=list(artefact.outputs),
                 opset_version=opset,
-                custom_translation_table=translations(),
                 verbose=False,
                 optimize=opset == OPSET,
             )
@@ -161,7 +160,7 @@ def _reason(error: BaseException, artefact: Artefact) -> str:
         for operator in program.run_decompositions().graph.nodes:
             if operator.name == node[1]:
                 layer = [path for path, _ in operator.meta.get("nn_module_stack", {}).values() if path]
-                name = re.sub(r"^(loop\.)?(model\.)*", "", layer[-1]) if layer else "at the top"  # not our wrappers
+                name = re.sub(r"^(noised\.)?(loop\.)?(model\.)*", "", layer[-1]) if layer else "at the top"  # not our wrappers
                 return f"the layer {name!r} has {operator.target}, which ONNX has no form for"
     return messages[-1][:400]
 

@@ -31,36 +31,33 @@ class InType(nn.Module):
         return self.model(images.to(self.dtype)).float()
 
 
-class DefendedClassifier(nn.Module):
-    """Algorithm 1 whole: images, and of each an id and a seed, in; the noise is that of :class:`ActiveDefense`.
+class NoisedClassifier(nn.Module):
+    """Algorithm 1 with the noise as an input: for replay, and for noise of one's own.
 
-    Outputs, for N images: probabilities (N, classes) averaged over the outer loops, steps (N,) int32 of all loops
+    Outputs, for N images: probabilities (N, classes) averaged over the R outer loops, steps (N,) int32 of all loops
     together, converged (N,) bool, loss (N,) the largest, smoothed (N, C, H, W) of the first loop.
     """
-
-    def __init__(self, defense: ActiveDefense, step: MaskedStep, model: nn.Module, shape: tuple[int, int, int]) -> None:
-        super().__init__()
-        self.noise = ArithmeticNoise(shape, sigma=defense.sigma)
-        self.loop = _Loop(defense, step, model)
-        self.loops = defense.outer_loops
-
-    def forward(self, images: Tensor, ids: Tensor, seed: Tensor) -> Outputs:
-        """(N, C, H, W) float32 in [0, 1], (N,) int64 ids and seeds -> see the class."""
-        loops = torch.arange(self.loops, device=ids.device).expand(ids.shape[0], -1).flatten()
-        noise = self.noise(ids.repeat_interleave(self.loops), loops, seed.repeat_interleave(self.loops))
-        return self.loop(images.repeat_interleave(self.loops, dim=0) + noise)
-
-
-class NoisedClassifier(nn.Module):
-    """The same with the noise as an input: for replay, and for noise of one's own."""
 
     def __init__(self, defense: ActiveDefense, step: MaskedStep, model: nn.Module) -> None:
         super().__init__()
         self.loop = _Loop(defense, step, model)
 
     def forward(self, images: Tensor, noise: Tensor) -> Outputs:
-        """(N, C, H, W) float32 in [0, 1], (N, R, C, H, W) float32 -> see :class:`DefendedClassifier`."""
+        """(N, C, H, W) float32 in [0, 1], (N, R, C, H, W) float32 -> see the class."""
         return self.loop((images[:, None] + noise).flatten(0, 1))
+
+
+class DefendedClassifier(nn.Module):
+    """Algorithm 1 whole: of each image an id and a seed; the noise is that of :class:`ActiveDefense`, to the bit."""
+
+    def __init__(self, defense: ActiveDefense, step: MaskedStep, model: nn.Module, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.noise = ArithmeticNoise(shape, sigma=defense.sigma, loops=defense.outer_loops)
+        self.noised = NoisedClassifier(defense, step, model)
+
+    def forward(self, images: Tensor, ids: Tensor, seed: Tensor) -> Outputs:
+        """(N, C, H, W) float32 in [0, 1], (N, 4) int32 ids and seeds as :func:`limbs` -> :class:`NoisedClassifier`."""
+        return self.noised(images, self.noise(ids, seed))
 
 
 class _Loop(nn.Module):

@@ -118,7 +118,8 @@ images = np.load({str(tmp_path / "images.npy")!r})
 options = onnxruntime.SessionOptions()
 options.log_severity_level = 3
 session = onnxruntime.InferenceSession({str(folder / "defended.onnx")!r}, options)
-out = session.run(None, {{"images": images, "ids": np.arange(len(images)), "seed": np.zeros(len(images), int)}})
+ids = np.arange(len(images)).view(np.uint16).reshape(-1, 4).astype(np.int32)  # four of 16 bits, the lowest first
+out = session.run(None, {{"images": images, "ids": ids, "seed": np.zeros_like(ids)}})
 print(out[1].tolist())
 try:
     import torch

@@ -26,11 +26,11 @@ def test_a_defended_classifier_is_served_in_joined_batches(folder, tmp_path):
     inputs = {given.name: given for given in config.input}
     assert {name: list(given.dims) for name, given in inputs.items()} == {
         "images": [1, 12, 12],
-        "ids": [1],
-        "seed": [1],
+        "ids": [4],
+        "seed": [4],
     }
-    assert inputs["ids"].HasField("reshape")
     assert not inputs["images"].HasField("reshape")
+    assert next(given for given in config.output if given.name == "steps").HasField("reshape")
     outputs = {given.name: list(given.dims) for given in config.output}
     assert outputs == {"probabilities": [3], "steps": [1], "converged": [1], "loss": [1], "smoothed": [1, 12, 12]}
     assert (model / "1" / "model.onnx").read_bytes() == (folder / "defended.onnx").read_bytes()
