@@ -160,7 +160,7 @@ def _reason(error: BaseException, artefact: Artefact) -> str:
         for operator in program.run_decompositions().graph.nodes:
             if operator.name == node[1]:
                 layer = [path for path, _ in operator.meta.get("nn_module_stack", {}).values() if path]
-                name = re.sub(r"^(noised\.)?(loop\.)?(model\.)*", "", layer[-1]) if layer else "at the top"  # not our wrappers
+                name = re.sub(r"^(noised\.)?(loop\.)?(model\.)*", "", layer[-1]) if layer else "at the top"
                 return f"the layer {name!r} has {operator.target}, which ONNX has no form for"
     return messages[-1][:400]
 
