@@ -25,13 +25,14 @@ from fastdef.io import write_json
 
 PYTHON = sys.executable
 SECONDS = 400  # that a part may take, where the minutes leave as many
-AT_MOST = {"tests": 120, "ceilings": 40, "smoothing": 80, "afa_fuse": 80, "defense_wide": 100, "training": 120}
+AT_MOST = {"tests": 120, "ceilings": 40, "smoothing": 80, "afa_fuse": 80, "defense_wide": 100, "training": 150}
 
 
-def parts(out: Path, root: Path | None, *, epochs: int, small: bool) -> dict[str, list[str]]:
+def parts(out: Path, root: Path | None, *, architecture: str, epochs: int, small: bool) -> dict[str, list[str]]:
     """By name, what is run."""
     benchmarks = _small(out) if small else _benchmarks(out)
-    return benchmarks | ({} if root is None else _trainings(out, root, epochs=epochs, small=small))
+    trainings = {} if root is None else _trainings(out, root, architecture, epochs=epochs, small=small)
+    return benchmarks | trainings
 
 
 def _module(out: Path, name: str, file: str, *options: str) -> list[str]:
@@ -49,7 +50,7 @@ def _benchmarks(out: Path) -> dict[str, list[str]]:
         "defense_wide": _module(out, "fastdef", "defense_wide", *wide, "--device", "cuda"),
         "afa_fuse": _module(out, "benchmarks.bench_afa_fuse", "afa_fuse"),
         "training": _module(
-            out, "benchmarks.bench_training", "training", "--architecture", "wrn-28-10", "--bf16", "--turns", "2"
+            out, "benchmarks.bench_training", "training", "--architecture", "wrn-16-4", "--bf16", "--turns", "2"
         ),
         "tuning": _module(out, "benchmarks.tune_kernels", "tuning"),
         "training_fp32": _module(
@@ -72,11 +73,11 @@ def _small(out: Path) -> dict[str, list[str]]:
     }
 
 
-def _trainings(out: Path, root: Path, *, epochs: int, small: bool) -> dict[str, list[str]]:
-    """Active Defense on WRN-28-10, static and adaptive, and AFA on WRN-16-4; tiny ones for a rehearsal."""
+def _trainings(out: Path, root: Path, architecture: str, *, epochs: int, small: bool) -> dict[str, list[str]]:
+    """Active Defense, static and adaptive, and AFA on WRN-16-4; tiny ones for a rehearsal."""
     data = ["--data", "cifar10", "--root", str(root), "--device", "cpu" if small else "cuda"]
     fast = ["--limit", "64", "--batch-size", "16"] if small else ["--bf16", "--compile"]
-    wide, narrow = ("wrn-10-1", "wrn-10-1") if small else ("wrn-28-10", "wrn-16-4")
+    wide, narrow = ("wrn-10-1", "wrn-10-1") if small else (architecture, "wrn-16-4")
     smoothed, afa = str(out / "smoothed" / "model.safetensors"), str(out / "afa" / "model.safetensors")
     images, budget = ("8", "smoke") if small else ("500", "quick")
 
@@ -111,13 +112,14 @@ def main(
     minutes: Annotated[float | None, typer.Option(help="stop after as many; the same call goes on")] = None,
     only: Annotated[list[str] | None, typer.Option(help="names of parts; all if not given")] = None,
     root: Annotated[Path | None, typer.Option(help="folder of CIFAR-10: train and evaluate too")] = None,
-    epochs: Annotated[int, typer.Option(help="of the training with the smoothing loss")] = 10,
+    architecture: Annotated[str, typer.Option(help="of the training with the smoothing loss")] = "wrn-28-10",
+    epochs: Annotated[int, typer.Option(help="of the same")] = 10,
     small: Annotated[bool, typer.Option("--small", help="a rehearsal, on any machine")] = False,
 ) -> None:
     """Run the parts that are not done, and say how each ended."""
     if not small and not torch.cuda.is_available():
         raise SystemExit("gpu_suite needs a CUDA device, and there is none; --small rehearses it on a CPU")
-    known = parts(out, root, epochs=epochs, small=small)
+    known = parts(out, root, architecture=architecture, epochs=epochs, small=small)
     if unknown := set(only or []) - set(known):
         raise SystemExit(f"gpu_suite needs parts among {', '.join(known)}, got {', '.join(sorted(unknown))}")
     out.mkdir(parents=True, exist_ok=True)
