@@ -19,7 +19,7 @@ from fastdef.io import write_json
 from fastdef.losses import PGDAT
 from fastdef.nn import build, convert_to_multi_bn, parse_architecture, set_branch
 from fastdef.training import STRENGTHS, Branches, SequentialBranches, TrainConfig
-from fastdef.training.trainer import Run
+from fastdef.training.trainer import Trainer
 
 BASELINE = "Algorithm 1, plain"
 
@@ -58,8 +58,8 @@ def contenders(
         return convert_to_multi_bn(build(described).to(device), len(strengths))
 
     def ours(kind: type[Branches], *, compile: bool) -> Callable[[], object]:
-        run = Run(kind(network(), PGDAT(), strengths, compile=compile), TrainConfig(compile=compile, bf16=bf16))
-        return lambda: run.step(images, labels, 0)
+        trainer = Trainer(kind(network(), PGDAT(), strengths, compile=compile), TrainConfig(compile=compile, bf16=bf16))
+        return lambda: trainer.step(images, labels, 0)
 
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
@@ -74,8 +74,8 @@ def contenders(
         "one batch, compiled": ours(Branches, compile=True),
     }
     sequential = SequentialBranches(network(), PGDAT(), strengths, compile=True)
-    run = Run(sequential, TrainConfig(bf16=bf16))
-    found["Algorithm 1, attacks compiled"] = lambda: run.step(images, labels, 0)
+    trainer = Trainer(sequential, TrainConfig(bf16=bf16))
+    found["Algorithm 1, attacks compiled"] = lambda: trainer.step(images, labels, 0)
     return found
 
 

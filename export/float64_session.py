@@ -9,7 +9,7 @@ from torch import Tensor
 from fastdef.export.manifest import verified
 
 
-class DoubledSession:
+class Float64Session:
     """An ONNX file whose floats are all made float64, in the evaluator that ONNX itself defines its operators by.
 
     ONNX Runtime has no float64 convolution on a CPU. The evaluator is numpy, and slow: for a few images.

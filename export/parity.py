@@ -17,7 +17,7 @@ from torch import Tensor
 from fastdef.checkpoint import Checkpoint
 from fastdef.defense import ActiveDefense
 from fastdef.export.engine import CPU, load_engine
-from fastdef.export.float64_session import DoubledSession
+from fastdef.export.float64_session import Float64Session
 from fastdef.export.sessions import OnnxSession
 
 PROBABILITY = 1e-4  # largest difference on the same input
@@ -195,7 +195,7 @@ def _one_step(defense: ActiveDefense, folder: Path, images: Tensor) -> Iterator[
 def _whole_in_double(defense: ActiveDefense, folder: Path, images: Tensor, ids: Tensor) -> Iterator[Finding]:
     noise = [defense.noise(ids, loop, images) for loop in range(defense.outer_loops)]
     given = {"images": images.double(), "noise": torch.stack(noise, dim=1).double()}
-    probabilities, steps, _, _, smoothed = DoubledSession(folder / "noised.onnx").run(given)
+    probabilities, steps, _, _, smoothed = Float64Session(folder / "noised.onnx").run(given)
     expected, images = _in_double(defense, **given)
     name = f"noised.onnx in double precision, {len(ids)} of them"
     yield Part(f"{name}: smoothed images", _apart(smoothed, images), PIXEL)

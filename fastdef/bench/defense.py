@@ -97,7 +97,7 @@ def _contenders(
     defense = setting.defense
     whole = stack.enter_context(whole_network(defense.model, defense.layer))
     ours = {
-        "tight": _like(defense, setting, compile=False, deterministic=True),
+        "traced": _like(defense, setting, compile=False, deterministic=True),
         "compiled": _like(defense, setting, compile=True, deterministic=True),
         "slots": _like(defense, setting, compile=True, deterministic=False),
     }
@@ -110,7 +110,7 @@ def _contenders(
         "truncated": _in_lockstep(_truncated(defense), setting),
     }
     for name, other in ours.items():
-        chunks = setting.batch if name in ("tight", "compiled") else len(setting.images)
+        chunks = setting.batch if name in ("traced", "compiled") else len(setting.images)
         contenders[name] = _ours(other, chunks)
     return contenders, {name: other.tally for name, other in ours.items()}
 

@@ -1,7 +1,8 @@
 """What the commands have in common."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import torch
 import typer
@@ -36,6 +37,27 @@ def check_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ValueError(f"--device needs a device that is there, got {name!r}: {reason}") from error
     return check_own_device(device)
+
+
+Number = TypeVar("Number", int, float)
+
+
+def parse_list(text: str, kind: Callable[[str], Number], *, option: str, needs: str) -> tuple[Number, ...]:
+    """Numbers out of a text such as ``75,90``.
+
+    Args:
+        text: numbers separated by commas.
+        kind: int or float.
+        option: that was given the text.
+        needs: the numbers in words, for the refusal: "epochs", say.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"{option} needs {needs} separated by commas, got {text!r}") from error
 
 
 def image_shape(checkpoint: Checkpoint, size: int | None) -> tuple[int, int, int]:

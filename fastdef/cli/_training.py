@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
+from fastdef.cli._shared import parse_list
 from fastdef.data import Dataset, load_dataset
 from fastdef.nn import build, parse_architecture
 from fastdef.training.fit import MODEL
@@ -67,10 +68,11 @@ def parse_milestones(text: str) -> tuple[int, ...]:
     Raises:
         ValueError: if it is another.
     """
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() for part in parts):
-        raise ValueError(f"--milestones needs epochs separated by commas, such as 75,90, got {text!r}")
-    return tuple(int(part) for part in parts)
+    needs = "epochs, such as 75,90,"
+    milestones = parse_list(text, int, option="--milestones", needs=needs)
+    if min(milestones) < 0:
+        raise ValueError(f"--milestones needs {needs} from 0 up, got {text!r}")
+    return milestones
 
 
 class TrainingBar:

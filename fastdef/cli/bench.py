@@ -16,7 +16,8 @@ from fastdef.bench.figure import waterfall
 from fastdef.bench.growth import bench_growth
 from fastdef.bench.solvers import bench_solvers
 from fastdef.checkpoint import load_for
-from fastdef.cli._shared import DEFAULT_DEVICE, Device, check_device
+from fastdef.cli._evaluating import DTYPES
+from fastdef.cli._shared import DEFAULT_DEVICE, Device, check_device, parse_list
 from fastdef.data import Dataset, load_dataset
 from fastdef.defense import ActiveDefense
 from fastdef.export.files import export_onnx
@@ -46,7 +47,7 @@ def defense(
     subject = _subject(model, architecture, dataset, device, {} if beta is None else {"beta": beta})
     if ratio is not None:
         subject.calibrate(images, ratio=ratio)
-    dtypes = {"none": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    dtypes = {"none": None, **{name: dtype for name, dtype in DTYPES.items() if dtype.itemsize == 2}}
     if half not in dtypes:
         raise ValueError(f"--half needs to be among {', '.join(dtypes)}, got {half}")
     console = Console()
@@ -144,10 +145,9 @@ def engine(
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
 ) -> None:
     """Latency, rate, size and memory of the exported classifier in each engine that is here, against PyTorch."""
-    parts = [part.strip() for part in batches.split(",")]
-    if not all(part.isascii() and part.isdigit() and int(part) for part in parts):
-        raise ValueError(f"--batches needs sizes separated by commas, such as 1,8,64, got {batches!r}")
-    sizes = tuple(int(part) for part in parts)
+    sizes = parse_list(batches, int, option="--batches", needs="sizes, such as 1,8,64,")
+    if min(sizes) < 1:
+        raise ValueError(f"--batches needs sizes from 1 up, got {batches!r}")
     check_device(device)
     file = model or ASSETS / "smoothing.safetensors"
     dataset = load_dataset(data, "test", root=root).take(max(sizes))

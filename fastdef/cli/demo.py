@@ -27,7 +27,7 @@ def demo(
         f"{figures['device']}, {figures['threads']} threads, torch {figures['versions']['torch']}."
     )
     console.print(
-        f"The second line's attack does not know of the defense. {results.knowing.sentence} More iterations and more "
+        f"The second line's attack does not know of the defense. {results.adaptive.sentence} More iterations and more "
         "attacks get further: `fastdef evaluate-adaptive`, and the README on what this is worth.",
         highlight=False,
     )
@@ -52,7 +52,7 @@ def _table(results: Demo) -> Table:
             str(int(answers.steps.median())),
             f"{int(answers.converged.sum())}/{len(answers.converged)}",
         )
-    headline = results.knowing.headline
+    headline = results.adaptive.headline
     if headline is not None and headline.score is not None:
         score = headline.score
         name = f"attacks that know the defense, {score.count} images"

@@ -27,7 +27,7 @@ from fastdef.cli._evaluating import (
     radius,
     refuse,
 )
-from fastdef.cli._shared import DEFAULT_DEVICE, Data, Device, Download, Limit, Root, Source, check_device
+from fastdef.cli._shared import DEFAULT_DEVICE, Data, Device, Download, Limit, Root, Source, check_device, parse_list
 from fastdef.data import Dataset
 from fastdef.evaluation.adaptive import BUDGETS, AdaptiveResults, Target, write_report
 from fastdef.evaluation.adaptive import Progress as Where
@@ -70,7 +70,7 @@ def evaluate_adaptive(
     options = defense_options(
         undefended=undefended, delta=delta, max_steps=max_steps, outer_loops=outer_loops, dtype=dtype
     )
-    eps, numbers = radius(eps), _parse(rows)
+    eps, numbers = radius(eps), parse_list(rows, int, option="--rows", needs="numbers from 0 to 7")
     _check(budget, report, resume=resume)
     place = check_device(device)
     dataset = images_for(place, data, split, root=root, download=download, limit=limit)
@@ -138,13 +138,6 @@ def _check(budget: str, report: Path | None, *, resume: bool) -> None:
         raise ValueError("--resume needs the --report folder of the run that it goes on with")
     if report is not None:
         check_installed("jinja2", extra="eval", where="the report of the adaptive evaluation")
-
-
-def _parse(rows: str) -> list[int]:
-    try:
-        return [int(row) for row in rows.split(",")]
-    except ValueError as error:
-        raise ValueError(f"--rows needs numbers from 0 to 7 separated by commas, got {rows!r}") from error
 
 
 def _target(

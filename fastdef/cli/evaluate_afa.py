@@ -11,7 +11,7 @@ from rich.table import Table
 
 from fastdef import distributed
 from fastdef.checkpoint import load_for
-from fastdef.cli._shared import DEFAULT_DEVICE, Data, Device, Download, Limit, Root, Source, check_device
+from fastdef.cli._shared import DEFAULT_DEVICE, Data, Device, Download, Limit, Root, Source, check_device, parse_list
 from fastdef.data import load_dataset
 from fastdef.evaluation import Strengths, draw_strengths, evaluate_strengths, rounds
 from fastdef.io import write_json
@@ -70,13 +70,11 @@ def evaluate_afa(
 
 
 def _parse(text: str) -> tuple[float, ...]:
-    try:
-        values = tuple(float(part) / 255 for part in text.split(","))
-    except ValueError:
-        values = ()
-    if not values or not all(0 <= value <= 1 for value in values):
-        raise ValueError(f"--eps needs strengths from 0 to 255 separated by commas, such as 0,1,2,4,8, got {text!r}")
-    return values
+    needs = "strengths from 0 to 255, such as 0,1,2,4,8,"
+    values = parse_list(text, float, option="--eps", needs=needs)
+    if not all(0 <= value <= 255 for value in values):
+        raise ValueError(f"--eps needs {needs} separated by commas, got {text!r}")
+    return tuple(value / 255 for value in values)
 
 
 def _name(path: Path) -> str:

@@ -9,7 +9,7 @@ import typer
 from fastdef._validate import check_installed
 from fastdef.assets import ASSETS
 from fastdef.checkpoint import Checkpoint, check_whole, load
-from fastdef.cli._shared import Size, Source, image_shape
+from fastdef.cli._shared import Size, Source, image_shape, parse_list
 from fastdef.data import Dataset, load_dataset
 from fastdef.evaluation import Attack
 from fastdef.export.files import export_onnx
@@ -75,10 +75,11 @@ def export(
 
 
 def _batches(text: str) -> tuple[int, int, int]:
-    parts = [part.strip() for part in text.split(",")]
-    if len(parts) != 3 or not all(part.isascii() and part.isdigit() for part in parts):
-        raise ValueError(f"--batches needs three sizes separated by commas, such as 1,64,256, got {text!r}")
-    return int(parts[0]), int(parts[1]), int(parts[2])
+    needs = "three sizes, such as 1,64,256,"
+    sizes = parse_list(text, int, option="--batches", needs=needs)
+    if len(sizes) != 3 or min(sizes) < 1:
+        raise ValueError(f"--batches needs {needs} separated by commas, got {text!r}")
+    return sizes[0], sizes[1], sizes[2]
 
 
 def _images(data: str, root: Path, limit: int, shape: tuple[int, int, int]) -> Dataset:

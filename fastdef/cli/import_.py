@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from fastdef.checkpoint import Checkpoint, check_classes, check_images, import_foreign, save
-from fastdef.cli._shared import LARGEST, Download, Limit, Root
+from fastdef.cli._shared import LARGEST, Download, Limit, Root, parse_list
 from fastdef.data import Dataset, load_dataset
 from fastdef.evaluation import Accuracy, accuracy
 from fastdef.nn import architecture_of, parse_architecture
@@ -40,7 +40,11 @@ def import_(
     """Turn a foreign checkpoint into a model file. Reads tensors only: nothing in the file is executed."""
     if (mean is None) != (std is None):
         raise ValueError("--mean and --std go together, got one of them")
-    constants = {name: _numbers(name, text) for name, text in (("mean", mean), ("std", std)) if text is not None}
+    constants = {
+        name: list(parse_list(text, float, option=f"--{name}", needs="a number for each channel,"))
+        for name, text in (("mean", mean), ("std", std))
+        if text is not None
+    }
     dataset = None if data is None else load_dataset(data, "test", root=root, download=download)
     described = parse_architecture(architecture, num_classes=num_classes, in_channels=in_channels, **constants)
     model = import_foreign(checkpoint, described, weights=weights)
@@ -61,10 +65,3 @@ def _try(checkpoint: Checkpoint, path: Path, dataset: Dataset) -> Accuracy:
     starts = range(0, len(dataset), _BATCH)
     batches = ((dataset.floats(i, i + _BATCH), dataset.labels[i : i + _BATCH]) for i in starts)
     return accuracy(checkpoint.model, batches)
-
-
-def _numbers(name: str, text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise ValueError(f"--{name} needs a number for each channel, separated by commas, got {text!r}") from error

@@ -66,7 +66,7 @@ def afa(
 ) -> None:
     """AFA: a branch for each attack strength (stage I), then the generator that mixes the outermost (stage II)."""
     place = check_device(device)
-    hyper = TrainConfig(
+    config = TrainConfig(
         epochs=epochs,
         batch_size=batch_size,
         lr=lr,
@@ -79,7 +79,7 @@ def afa(
         compile=compile,
         seed=seed,
     )
-    fusing = replace(hyper, epochs=fusing_epochs, lr=fusing_lr, milestones=parse_milestones(fusing_milestones))
+    fusing = replace(config, epochs=fusing_epochs, lr=fusing_lr, milestones=parse_milestones(fusing_milestones))
     recipe, strengths = _recipe(method, branches)
     dataset, validation = load_train(data, root=root, download=download, limit=limit, device=place)
     model = build_model(architecture, dataset, normalize=normalize, seed=seed, device=place)
@@ -94,7 +94,7 @@ def afa(
             model,
             dataset,
             validation,
-            hyper,
+            config,
             folder,
             recipe=recipe,
             strengths=strengths,

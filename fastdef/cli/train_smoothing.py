@@ -73,7 +73,7 @@ def smoothing(
         raise ValueError(f"--features needs one of {', '.join(_FEATURES)}, got {features!r}")
     usual_delta, usual_beta = _FEATURES[features]
     place = check_device(device)
-    hyper = TrainConfig(
+    config = TrainConfig(
         epochs=epochs,
         batch_size=batch_size,
         lr=lr,
@@ -96,7 +96,7 @@ def smoothing(
             model,
             dataset,
             validation,
-            hyper,
+            config,
             out,
             layer=layer,
             delta=usual_delta if delta is None else delta,

@@ -21,7 +21,7 @@ from fastdef.evaluation.adaptive import BUDGETS, AdaptiveResults, Target, evalua
 ASSETS = Path(fastdef.__file__).parent / "assets"
 EPS = 8 / 255
 STRENGTHS_ON = 256  # images that the AFA model is attacked on
-KNOWING = replace(  # an attacker who knows the defense, for a minute
+BUDGET = replace(  # an attacker who knows the defense, for a minute
     BUDGETS["smoke"], images=48, heavy=0.25, iterations=20, patience=5, depths=(10,), along=10
 )
 TIMED = 64  # images that both loops smooth for the clock: one full batch of the naive loop
@@ -40,7 +40,7 @@ class Demo:
         classes: names of the classes.
         undefended: logits of the images and of the attacked images.
         defended: what the defense made of both.
-        knowing: what attackers who know the defense leave of some of the images: row 3 of the adaptive evaluation.
+        adaptive: what attackers who know the defense leave of some of the images: row 3 of the adaptive evaluation.
         naive_seconds: the naive loop on ``TIMED`` attacked images, median.
         seconds: ours on the same, median.
         afa: the shipped AFA model under attacks of every strength.
@@ -53,7 +53,7 @@ class Demo:
     classes: tuple[str, ...]
     undefended: tuple[Tensor, Tensor]
     defended: tuple[BatchResult, BatchResult]
-    knowing: AdaptiveResults
+    adaptive: AdaptiveResults
     naive_seconds: float
     seconds: float
     afa: Strengths
@@ -72,7 +72,7 @@ class Demo:
             "attacked": self.accuracy(self.undefended[1]),
             "defended_clean": self.accuracy(clean.logits),
             "defended_attacked": self.accuracy(attacked.logits),
-            "knowing": self.knowing.to_json(),
+            "adaptive": self.adaptive.to_json(),
             "images": len(self.images),
             "images_per_second_naive": TIMED / self.naive_seconds,
             "images_per_second": TIMED / self.seconds,
@@ -111,8 +111,8 @@ def run(*, count: int = 512, model: Path = ASSETS / "smoothing.safetensors", ste
     clean = defense.defend(images)
     step("defending: attacked images")
     recovered = defense.defend(attacked)
-    step(f"defending: against attackers who know the defense, {KNOWING.images} images")
-    knowing = evaluate_adaptive(Target.defended(defense), dataset, budget=KNOWING, rows=[3])
+    step(f"defending: against attackers who know the defense, {BUDGET.images} images")
+    adaptive = evaluate_adaptive(Target.defended(defense), dataset, budget=BUDGET, rows=[3])
     step("timing: the naive loop and ours on the same images")
     naive_seconds, seconds = _time(defense, attacked[:TIMED])
     step("AFA: attacks of every strength on the other classifier")
@@ -125,7 +125,7 @@ def run(*, count: int = 512, model: Path = ASSETS / "smoothing.safetensors", ste
         classes=dataset.classes,
         undefended=undefended,
         defended=(clean, recovered),
-        knowing=knowing,
+        adaptive=adaptive,
         naive_seconds=naive_seconds,
         seconds=seconds,
         afa=afa,

@@ -1,4 +1,4 @@
-"""From a model to slots that run: traces, compiles and keeps the tight steps of one model."""
+"""From a model to slots that run: traces, compiles and keeps the traced steps of one model."""
 
 import os
 import threading

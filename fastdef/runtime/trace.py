@@ -1,4 +1,4 @@
-"""The tight step: feature smoothing loss and its input gradient, with nothing computed that they do not need.
+"""The traced step: feature smoothing loss and its input gradient, with nothing computed that they do not need.
 
 What a paper's code runs is the whole network forward and ``loss.backward()``, weight gradients included. Of that, one
 step of Active Defense needs the network up to the smoothed layer, and the gradient with respect to the *image*. For any
@@ -48,7 +48,7 @@ class TracedStep(nn.Module):
 
 
 def traced_step(network: Features, example: Tensor, *, dtype: torch.dtype = torch.float32) -> TracedStep:
-    """Trace ``network``, images -> features, into its tight step.
+    """Trace ``network``, images -> features, into its traced step.
 
     Args:
         network: the part of a model up to the smoothed layer, in eval mode; see :func:`fastdef.nn.prefix`.

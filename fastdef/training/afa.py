@@ -24,7 +24,7 @@ def train_branches(
     model: nn.Module,
     dataset: Dataset,
     validation: Dataset,
-    hyper: TrainConfig,
+    config: TrainConfig,
     folder: Path,
     *,
     recipe: PGDAT,
@@ -44,7 +44,7 @@ def train_branches(
         model: from :func:`fastdef.nn.build`, not lifted yet, on the device of the data; is lifted here.
         dataset: what to train on.
         validation: held out.
-        hyper: hyperparameters; without an average of the weights, whose branches would have no statistics.
+        config: hyperparameters; without an average of the weights, whose branches would have no statistics.
         folder: where the run lives; see :func:`fit`.
         recipe: the adversarial loss.
         strengths: of the branches, in pixel units.
@@ -60,13 +60,13 @@ def train_branches(
     Raises:
         ValueError: as :func:`fit`; for an average, or ``sequential`` with what needs a single forward.
     """
-    if hyper.ema:
-        raise ValueError(f"train_branches needs ema 0: averaged weights have no statistics, got {hyper.ema}")
-    if sequential and (hyper.compile or smoothed):
+    if config.ema:
+        raise ValueError(f"train_branches needs ema 0: averaged weights have no statistics, got {config.ema}")
+    if sequential and (config.compile or smoothed):
         raise ValueError("one branch after the other is neither compiled nor smoothed; leave one of them out")
     convert_to_multi_bn(model, len(strengths))
     kind = SequentialBranches if sequential else Branches
-    method: Method = kind(model, recipe, strengths, compile=hyper.compile)
+    method: Method = kind(model, recipe, strengths, compile=config.compile)
     if smoothed is not None:
         method = Smoothed(method, **smoothed)
 
@@ -77,7 +77,7 @@ def train_branches(
         method,
         dataset,
         validation,
-        hyper,
+        config,
         folder,
         save=write,
         augment=augment,
@@ -90,7 +90,7 @@ def train_fusing(
     model: nn.Module,
     dataset: Dataset,
     validation: Dataset,
-    hyper: TrainConfig,
+    config: TrainConfig,
     folder: Path,
     *,
     strengths: Sequence[float],
@@ -105,7 +105,7 @@ def train_fusing(
         model: of stage I; is converted here.
         dataset: what to train on.
         validation: held out.
-        hyper: hyperparameters.
+        config: hyperparameters.
         folder: where the run lives; see :func:`fit`.
         strengths: that images are attacked with, in pixel units.
         placement: of the weight generator, see :func:`fastdef.nn.convert_to_afa`.
@@ -119,18 +119,18 @@ def train_fusing(
     Raises:
         ValueError: as :func:`fit`; for a model that is not of stage I, or an average.
     """
-    if hyper.ema:
-        raise ValueError(f"train_fusing needs ema 0: averaged weights have no statistics, got {hyper.ema}")
+    if config.ema:
+        raise ValueError(f"train_fusing needs ema 0: averaged weights have no statistics, got {config.ema}")
     # A stem by name would have to be given; layers of the networks here all start at conv1.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(hyper.seed)  # of the generators: the same whether stage I ran before or was resumed
+        torch.manual_seed(config.seed)  # of the generators: the same whether stage I ran before or was resumed
         convert_to_afa(model, placement=placement)
-    method = Fusing(model, strengths, compile=hyper.compile)
+    method = Fusing(model, strengths, compile=config.compile)
     return fit(
         method,
         dataset,
         validation,
-        hyper,
+        config,
         folder,
         save=lambda shipped, record: _save(folder, shipped, dataset, record),
         augment=augment,

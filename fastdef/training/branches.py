@@ -54,7 +54,7 @@ class Branches:
         recipe = {"name": self.recipe.name, **vars(self.recipe)}
         return {"name": "afa stage I", "recipe": recipe, "strengths": strengths, "model": architecture_of(self.model)}
 
-    def trained(self) -> Iterable[nn.Parameter]:
+    def parameters(self) -> Iterable[nn.Parameter]:
         """Every weight."""
         return self.model.parameters()
 

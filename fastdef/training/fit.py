@@ -18,7 +18,7 @@ from fastdef.io import atomic_write, make_folder
 from fastdef.training.config import TrainConfig
 from fastdef.training.method import Method
 from fastdef.training.state import FILE, State, gather, scatter
-from fastdef.training.trainer import Progress, Run, check_finite
+from fastdef.training.trainer import Progress, Trainer, check_finite
 
 LOG = "log.jsonl"
 MODEL = "model.safetensors"
@@ -28,7 +28,7 @@ def fit(
     method: Method,
     dataset: Dataset,
     validation: Dataset,
-    hyper: TrainConfig,
+    config: TrainConfig,
     folder: Path,
     *,
     save: Callable[[nn.Module, dict[str, Any]], object],
@@ -49,7 +49,7 @@ def fit(
         method: turns batches into losses.
         dataset: what to train on, on the model's device.
         validation: what to look at after each epoch.
-        hyper: hyperparameters.
+        config: hyperparameters.
         folder: where the run lives.
         save: called after each epoch with the model to be shipped, and its figures; on rank 0 alone. Also where a
             finished run has no ``model.safetensors`` any more: the same is made again from the state.
@@ -66,44 +66,44 @@ def fit(
             is not finite, with the last epoch's files intact; if a file cannot be written; if a batch cannot be
             shared evenly among the ranks, or these were given different data or settings.
     """
-    distributed.local_slice(min(hyper.batch_size, len(dataset)))  # refused before anything is written
+    distributed.local_slice(min(config.batch_size, len(dataset)))  # refused before anything is written
     data = {**_described(dataset, validation), "augment": augment}
-    config = {"method": method.config(), "hyper": asdict(hyper), "data": data, **(settings or {})}
-    _agree(config)
+    recorded = {"method": method.config(), "hyper": asdict(config), "data": data, **(settings or {})}
+    _agree(recorded)
     distributed.broadcast(method.model.state_dict().values())
-    run = Run(method, hyper)
+    trainer = Trainer(method, config)
     policy = RandomCropFlip(flip=dataset.flip) if augment else None
     batches = Batches(
-        dataset, hyper.batch_size, augment=policy, seed=hyper.seed, drop_last=len(dataset) >= hyper.batch_size
+        dataset, config.batch_size, augment=policy, seed=config.seed, drop_last=len(dataset) >= config.batch_size
     )
-    state = distributed.on_rank0(lambda: _begin(folder, config, resume))
+    state = distributed.on_rank0(lambda: _begin(folder, recorded, resume))
     if state.tensors:
-        scatter(state, method.model, run.optimizer, run.averages)
+        scatter(state, method.model, trainer.optimizer, trainer.averages)
     figures = state.figures
 
-    def ship(shipped: nn.Module, epochs: int, figures: dict[str, float]) -> None:
-        save(shipped, {"config": config, "epochs": epochs, "figures": figures})
+    def write(model: nn.Module, epochs: int, figures: dict[str, float]) -> None:
+        save(model, {"config": recorded, "epochs": epochs, "figures": figures})
 
-    def keep(epoch: int, shipped: nn.Module, figures: dict[str, float], seconds: float) -> dict[str, float]:
-        figures = figures | method.validate(shipped, validation)
+    def keep(epoch: int, model: nn.Module, figures: dict[str, float], seconds: float) -> dict[str, float]:
+        figures = figures | method.validate(model, validation)
         check_finite(figures, epoch)
         # The state comes last: where one of these fails, the run goes on from the epoch before and repeats them.
-        ship(shipped, epoch + 1, figures)
+        write(model, epoch + 1, figures)
         _log(folder, {"epoch": epoch + 1, **figures, "seconds": seconds})
-        State(epoch + 1, config, figures, gather(method.model, run.optimizer, run.averages)).write(folder)
+        State(epoch + 1, recorded, figures, gather(method.model, trainer.optimizer, trainer.averages)).write(folder)
         return figures
 
     with method.running():
-        for epoch in range(state.epochs, hyper.epochs):
+        for epoch in range(state.epochs, config.epochs):
             start = time.perf_counter()
-            trained = run.epoch(epoch, batches, progress)
+            figures = trainer.epoch(epoch, batches, progress)
             seconds = time.perf_counter() - start
-            shipped = run.shipped(epoch, batches)
-            figures = distributed.on_rank0(partial(keep, epoch, shipped, trained, seconds))
+            model = trainer.eval_model(epoch, batches)
+            figures = distributed.on_rank0(partial(keep, epoch, model, figures, seconds))
             progress(epoch, len(batches), {**figures, "seconds": seconds})
-        if state.epochs == hyper.epochs and not distributed.on_rank0((folder / MODEL).is_file):
-            shipped = run.shipped(hyper.epochs - 1, batches)
-            distributed.on_rank0(partial(ship, shipped, hyper.epochs, figures))
+        if state.epochs == config.epochs and not distributed.on_rank0((folder / MODEL).is_file):
+            model = trainer.eval_model(config.epochs - 1, batches)
+            distributed.on_rank0(partial(write, model, config.epochs, figures))
     return figures
 
 

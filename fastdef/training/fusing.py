@@ -45,7 +45,7 @@ class Fusing:
         strengths = [round(xi * 255, 6) for xi in self.strengths]
         return {"name": "afa stage II", "strengths": strengths, "model": architecture_of(self.model)}
 
-    def trained(self) -> Iterable[nn.Parameter]:
+    def parameters(self) -> Iterable[nn.Parameter]:
         """The generators' weights."""
         return [weight for generator in self._generators for weight in generator.parameters()]
 

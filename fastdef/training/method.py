@@ -27,7 +27,7 @@ class Method(Protocol):
         """Name and parameters, JSON-able; a run resumes only with the same."""
         ...
 
-    def trained(self) -> Iterable[nn.Parameter]:
+    def parameters(self) -> Iterable[nn.Parameter]:
         """The weights that learn."""
         ...
 

@@ -34,9 +34,9 @@ class Smoothed:
         """The method's, and the two parameters."""
         return {**self.method.config(), "smoothing": {"layer": self.layer, "delta": self.delta}}
 
-    def trained(self) -> Iterable[nn.Parameter]:
+    def parameters(self) -> Iterable[nn.Parameter]:
         """What the method trains."""
-        return self.method.trained()
+        return self.method.parameters()
 
     @contextmanager
     def running(self) -> Iterator[None]:

@@ -51,7 +51,7 @@ class Smoothing:
         """Name and parameters."""
         return {"name": "smoothing", "layer": self.layer, "delta": self.delta, "model": architecture_of(self.model)}
 
-    def trained(self) -> Iterable[nn.Parameter]:
+    def parameters(self) -> Iterable[nn.Parameter]:
         """Every weight."""
         return self.model.parameters()
 
@@ -101,7 +101,7 @@ def train_smoothing(
     model: nn.Module,
     dataset: Dataset,
     validation: Dataset,
-    hyper: TrainConfig,
+    config: TrainConfig,
     folder: Path,
     *,
     layer: str = "block1",
@@ -119,7 +119,7 @@ def train_smoothing(
         model: from :func:`fastdef.nn.build`, on the device of the data.
         dataset: what to train on.
         validation: held out; the defense's threshold is calibrated on it.
-        hyper: hyperparameters.
+        config: hyperparameters.
         folder: where the run lives; see :func:`fit`.
         layer: the smoothed layer.
         delta: of the training loss.
@@ -157,7 +157,7 @@ def train_smoothing(
         method,
         dataset,
         validation,
-        hyper,
+        config,
         folder,
         save=write,
         settings={"defense": {"sigma": sigma, "beta": beta, "ratio": ratio}},

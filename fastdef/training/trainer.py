@@ -20,28 +20,28 @@ _LOOK_EVERY = 20  # steps; each look at the losses waits for the device
 _SETTLED_ON = 40  # batches
 
 
-class Run:
+class Trainer:
     """What a run changes as it goes; on several ranks it stays the same on all of them.
 
     Args:
         method: turns batches into losses; its model goes to channels_last.
-        hyper: hyperparameters.
+        config: hyperparameters.
     """
 
-    def __init__(self, method: Method, hyper: TrainConfig) -> None:
+    def __init__(self, method: Method, config: TrainConfig) -> None:
         self.method = method
-        self.hyper = hyper
+        self.config = config
         method.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._weights = list(method.trained())
+        self._weights = list(method.parameters())
         self.optimizer = torch.optim.SGD(
             self._weights,
-            lr=hyper.lr,
-            momentum=hyper.momentum,
-            nesterov=hyper.nesterov and hyper.momentum > 0,
-            weight_decay=hyper.weight_decay,
+            lr=config.lr,
+            momentum=config.momentum,
+            nesterov=config.nesterov and config.momentum > 0,
+            weight_decay=config.weight_decay,
         )
-        self._average = EMA(method.model, hyper.ema) if hyper.ema else None
-        self._loss = torch.compile(method.loss, fullgraph=True) if hyper.compile else method.loss
+        self._average = EMA(method.model, config.ema) if config.ema else None
+        self._loss = torch.compile(method.loss, fullgraph=True) if config.compile else method.loss
 
     @property
     def averages(self) -> dict[str, Tensor]:
@@ -58,7 +58,7 @@ class Run:
         for step, (images, labels) in enumerate(batches.epoch(epoch)):
             number = epoch * len(batches) + step
             for group in self.optimizer.param_groups:
-                group["lr"] = self.hyper.rate(number, len(batches))
+                group["lr"] = self.config.rate(number, len(batches))
             for name, value in self.step(images, labels, number).items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value
             if step % _LOOK_EVERY == _LOOK_EVERY - 1 or step == len(batches) - 1:
@@ -67,7 +67,7 @@ class Run:
                 progress(epoch, step + 1, figures)
         return {f"train_{name}": value for name, value in figures.items()}
 
-    def shipped(self, epoch: int, batches: Batches) -> nn.Module:
+    def eval_model(self, epoch: int, batches: Batches) -> nn.Module:
         """The model to validate and save: a copy in eval mode, of the average where there is one."""
         model = copy.deepcopy(self.method.model)
         if self._average is not None:
@@ -79,22 +79,22 @@ class Run:
 
     def step(self, images: Tensor, labels: Tensor, number: int) -> dict[str, Tensor]:
         """One step on one joint batch, the ``number``-th of the run; returns the () figures of this rank's share."""
-        hyper = self.hyper
+        config = self.config
         images = images.contiguous(memory_format=torch.channels_last)
         # Two contexts: autocast keeps the weights it has cast, and those of one without a gradient have none.
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=hyper.bf16):
-            prepared = self.method.prepare(images, labels, seed=hyper.seed * 1_000_003 + number)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=config.bf16):
+            prepared = self.method.prepare(images, labels, seed=config.seed * 1_000_003 + number)
         self.method.training_mode()
         with (
-            torch.autocast(images.device.type, torch.bfloat16, enabled=hyper.bf16),
+            torch.autocast(images.device.type, torch.bfloat16, enabled=config.bf16),
             joint_statistics(self.method.model),
         ):
             loss, logged = self._loss(*prepared)
         self.optimizer.zero_grad()
         loss.backward()
         distributed.all_reduce_mean([weight.grad for weight in self._weights if weight.grad is not None])
-        if hyper.clip:
-            nn.utils.clip_grad_norm_(self._weights, hyper.clip)
+        if config.clip:
+            nn.utils.clip_grad_norm_(self._weights, config.clip)
         self.optimizer.step()
         if self._average is not None:
             self._average.update(number)

@@ -11,7 +11,7 @@ from fastdef import distributed
 from fastdef.losses import PGDAT
 from fastdef.nn import build, convert_to_multi_bn, parse_architecture
 from fastdef.training import Branches, TrainConfig
-from fastdef.training.trainer import Run
+from fastdef.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 BOTH = {name: {"images_per_second": 5000.0} for name in ("one batch", "one batch, compiled")}
@@ -35,7 +35,7 @@ def test_the_messages_that_are_counted_are_those_that_are_sent(monkeypatch):
     monkeypatch.setattr(distributed, "all_reduce", total)
     model = convert_to_multi_bn(build(parse_architecture("wrn-10-1")), 2)
 
-    Run(Branches(model, PGDAT(), [0.0, 8 / 255]), TrainConfig()).step(torch.rand(4, 3, 12, 12), torch.arange(4), 0)
+    Trainer(Branches(model, PGDAT(), [0.0, 8 / 255]), TrainConfig()).step(torch.rand(4, 3, 12, 12), torch.arange(4), 0)
 
     expected = messages("wrn-10-1", branches=2, segments=2)
     *statistics, gradients = sent["total"]

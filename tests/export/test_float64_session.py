@@ -3,7 +3,7 @@ import onnxruntime
 import pytest
 import torch
 
-from fastdef.export.float64_session import DoubledSession
+from fastdef.export.float64_session import Float64Session
 
 
 def test_every_float_is_double_those_in_a_loop_s_body_too(folder, images):
@@ -13,7 +13,7 @@ def test_every_float_is_double_those_in_a_loop_s_body_too(folder, images):
     single = onnxruntime.InferenceSession(folder / "noised.onnx", options, providers=["CPUExecutionProvider"])
     expected = single.run(None, {name: value.numpy() for name, value in given.items()})
 
-    got = DoubledSession(folder / "noised.onnx").run({name: value.double() for name, value in given.items()})
+    got = Float64Session(folder / "noised.onnx").run({name: value.double() for name, value in given.items()})
 
     assert [value.dtype for value in got] == [torch.float64, torch.int32, torch.bool, torch.float64, torch.float64]
     loss = got[3].numpy()
@@ -25,4 +25,4 @@ def test_a_file_that_is_not_the_one_named_is_refused(copied):
     (copied / "noised.onnx").write_bytes((copied / "step.onnx").read_bytes())
 
     with pytest.raises(ValueError, match="its sha256 is another"):
-        DoubledSession(copied / "noised.onnx")
+        Float64Session(copied / "noised.onnx")

@@ -60,7 +60,7 @@ def test_the_gradient_in_training_equals_finite_differences():
     assert torch.autograd.gradcheck(lambda x: loss_of(model, x), images)
 
 
-def test_the_tight_step_of_a_trained_model_equals_autograd():
+def test_the_traced_step_of_a_trained_model_equals_autograd():
     torch.manual_seed(0)
     model, images = normalize_features(wrn()), torch.rand(3, 1, 12, 12)
     for _ in range(20):

@@ -56,7 +56,7 @@ def autograd_step(network, images):
 @pytest.mark.parametrize("normalized", [False, True])
 @pytest.mark.parametrize("group", [1, 2, 3])
 @pytest.mark.parametrize("name", MODELS)
-def test_tight_step_equals_autograd(name, group, normalized):
+def test_traced_step_equals_autograd(name, group, normalized):
     build, layer = MODELS[name]
     torch.manual_seed(0)
     normalize = Normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.25)) if normalized else None
@@ -74,7 +74,7 @@ def test_tight_step_equals_autograd(name, group, normalized):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_tight_step_equals_autograd_in_single_precision(name):
+def test_traced_step_equals_autograd_in_single_precision(name):
     build, layer = MODELS[name]
     torch.manual_seed(0)
     network = prefix(trained(build(None)), layer.format(1))
@@ -105,7 +105,7 @@ def test_a_model_of_stage_one_is_traced_on_the_branch_that_is_chosen():
 
 
 def by_hand(model, images):
-    """The tight step of a WideResNet's block1, written out: forward with masks, backward by transposed convolutions."""
+    """The traced step of a WideResNet's block1, by hand: forward with masks, backward by transposed convolutions."""
     conv, conv_t = nn.functional.conv2d, nn.functional.conv_transpose2d
 
     def norm(bn, x):
@@ -135,7 +135,7 @@ def by_hand(model, images):
 
 
 @pytest.mark.parametrize("depth", [10, 16])
-def test_tight_step_equals_the_one_written_out_for_wide_resnets(depth):
+def test_traced_step_equals_the_one_written_out_for_wide_resnets(depth):
     torch.manual_seed(0)
     model = trained(WideResNet(depth, 2, in_channels=1)).double()
     images = torch.rand(2, 1, 14, 14, dtype=torch.float64)
@@ -145,7 +145,7 @@ def test_tight_step_equals_the_one_written_out_for_wide_resnets(depth):
     torch.testing.assert_close(direction, by_hand(model, images), rtol=1e-9, atol=1e-12)
 
 
-def test_tight_step_computes_nothing_for_weights_and_folds_every_inner_batch_norm():
+def test_traced_step_computes_nothing_for_weights_and_folds_every_inner_batch_norm():
     model = trained(WideResNet(16, 2, in_channels=3))
 
     step = traced_step(prefix(model, "block1"), torch.zeros(2, 3, 16, 16))
@@ -193,7 +193,7 @@ class InPlace(nn.Module):
         return self.body(self.stem(x)).mean((2, 3))
 
 
-def test_tight_step_takes_models_of_other_habits():
+def test_traced_step_takes_models_of_other_habits():
     torch.manual_seed(0)
     network = prefix(trained(InPlace()).double(), "body")
     images = torch.rand(2, 3, 16, 16, dtype=torch.float64)

@@ -26,10 +26,10 @@ def network():
 
 
 def stages(folder, *, epochs=1, resume=False, seed=0, **options):
-    hyper = TrainConfig(epochs=epochs, batch_size=16, lr=0.05, nesterov=False, schedule="step", seed=seed)
+    config = TrainConfig(epochs=epochs, batch_size=16, lr=0.05, nesterov=False, schedule="step", seed=seed)
     model = network()
-    train_branches(model, data(), data(), hyper, folder / "1", recipe=PGDAT(), strengths=XI, resume=resume, **options)
-    train_fusing(model, data(), data(), hyper, folder / "2", strengths=XI, resume=resume)
+    train_branches(model, data(), data(), config, folder / "1", recipe=PGDAT(), strengths=XI, resume=resume, **options)
+    train_fusing(model, data(), data(), config, folder / "2", strengths=XI, resume=resume)
     return model
 
 
@@ -71,9 +71,9 @@ def test_a_run_of_both_stages_goes_on_bit_for_bit(tmp_path):
 
 @pytest.mark.parametrize(("recipe", "strengths"), [(TRADES(), [8 / 255]), (PGDAT(), [0.0])])
 def test_one_branch_leaves_a_plain_model(tmp_path, recipe, strengths):
-    hyper = TrainConfig(epochs=1, batch_size=16, lr=0.05)
+    config = TrainConfig(epochs=1, batch_size=16, lr=0.05)
 
-    train_branches(network(), data(), data(), hyper, tmp_path, recipe=recipe, strengths=strengths)
+    train_branches(network(), data(), data(), config, tmp_path, recipe=recipe, strengths=strengths)
 
     checkpoint = load(tmp_path / "model.safetensors")
     assert checkpoint.architecture["conversions"] == []
@@ -112,9 +112,9 @@ def test_what_cannot_be_is_refused_before_anything_is_written(tmp_path):
         (TrainConfig(), {"sequential": True, "smoothed": {"delta": 0.1}}, "neither compiled nor smoothed"),
         (TrainConfig(), {"smoothed": {"delta": -1.0}}, "delta > 0"),
     ]
-    for hyper, wrong, told in refused:
+    for config, wrong, told in refused:
         with pytest.raises(ValueError, match=told):
-            train_branches(network(), data(), data(), hyper, tmp_path / "run", **options, **wrong)
+            train_branches(network(), data(), data(), config, tmp_path / "run", **options, **wrong)
     with pytest.raises(ValueError, match="ema 0"):
         train_fusing(network(), data(), data(), TrainConfig(ema=0.9), tmp_path / "run", strengths=XI)
     assert not (tmp_path / "run").exists()

@@ -6,9 +6,9 @@ from fastdef.training import TrainConfig
 
 
 def test_one_cycle_rises_to_the_rate_and_falls_to_nothing():
-    hyper = TrainConfig(epochs=10, lr=0.1, warmup=0.2)
+    config = TrainConfig(epochs=10, lr=0.1, warmup=0.2)
 
-    rates = [hyper.rate(step, 100) for step in range(1000)]
+    rates = [config.rate(step, 100) for step in range(1000)]
 
     assert max(rates) == pytest.approx(0.1)
     assert rates.index(max(rates)) == 200
@@ -19,9 +19,9 @@ def test_one_cycle_rises_to_the_rate_and_falls_to_nothing():
 
 
 def test_a_step_schedule_falls_at_its_milestones():
-    hyper = TrainConfig(epochs=4, lr=0.1, schedule="step", milestones=(1, 3))
+    config = TrainConfig(epochs=4, lr=0.1, schedule="step", milestones=(1, 3))
 
-    assert [round(hyper.rate(epoch * 10, 10), 6) for epoch in range(4)] == [0.1, 0.01, 0.01, 0.001]
+    assert [round(config.rate(epoch * 10, 10), 6) for epoch in range(4)] == [0.1, 0.01, 0.01, 0.001]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ class Doubled:
     def config(self):
         return {"name": "doubled"}
 
-    def trained(self):
+    def parameters(self):
         return self.model[2].parameters()
 
     def running(self):
@@ -55,8 +55,8 @@ def data(count=24):
 
 
 def run(method, folder, *, save=lambda model, record: None, sets=None, resume=False, **options):
-    hyper = TrainConfig(**{"epochs": 2, "batch_size": 8, "lr": 0.1, "seed": 3, **options})
-    return fit(method, *(sets or (data(), data(10))), hyper, folder, save=save, resume=resume)
+    config = TrainConfig(**{"epochs": 2, "batch_size": 8, "lr": 0.1, "seed": 3, **options})
+    return fit(method, *(sets or (data(), data(10))), config, folder, save=save, resume=resume)
 
 
 def test_only_the_trained_weights_change_and_each_step_has_a_seed_of_its_own(tmp_path):

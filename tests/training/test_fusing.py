@@ -72,7 +72,7 @@ def test_the_attack_goes_through_the_whole_model_generators_included():
     images, labels = data().floats(0, 32), data().labels
     through = method.prepare(images, labels, seed=0)[0]
     with torch.no_grad():  # a generator of another mind
-        for weight in method.trained():
+        for weight in method.parameters():
             weight.neg_()
         assert (fusing_weights(method.model, images)[1] != 0.5).all()
 

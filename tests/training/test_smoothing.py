@@ -24,10 +24,10 @@ def stripes(count=96, seed=0):
     return Dataset((clean + noise).to(torch.uint8)[:, None], labels, ("rows", "columns"), "stripes", "fit", flip=True)
 
 
-def train(folder, progress=lambda *_: None, *, resume=False, delta=0.02, count=96, defense=None, **hyper):
+def train(folder, progress=lambda *_: None, *, resume=False, delta=0.02, count=96, defense=None, **config):
     torch.manual_seed(0)
     model = build(parse_architecture("wrn-10-1", num_classes=2, in_channels=1))
-    settings = TrainConfig(**{**SMALL, **hyper})
+    settings = TrainConfig(**{**SMALL, **config})
     data, held_out = stripes(count), stripes(40, seed=1)
     options = {"delta": delta, "resume": resume, "progress": progress, **(defense or {})}
     return train_smoothing(model, data, held_out, settings, folder, **options)

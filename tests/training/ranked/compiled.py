@@ -6,14 +6,14 @@ from steps import DATA, Doubles, network
 
 from fastdef.losses import PGDAT
 from fastdef.training import Branches, Smoothing, TrainConfig
-from fastdef.training.trainer import Run
+from fastdef.training.trainer import Trainer
 
 
 def weights(method, **options):
-    run = Run(method, TrainConfig(batch_size=8, lr=0.05, **options))
+    trainer = Trainer(method, TrainConfig(batch_size=8, lr=0.05, **options))
     with method.running():
         for number, (images, labels) in enumerate(Doubles(DATA, 8).epoch(0)):
-            run.step(images, labels, number)
+            trainer.step(images, labels, number)
     return torch.cat([weight.detach().flatten() for weight in method.model.parameters()])
 
 

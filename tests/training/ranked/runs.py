@@ -29,9 +29,9 @@ def train(folder, *, batch=8, seed=0, cut=False, resume=False):
 
     torch.manual_seed(distributed.rank())  # weights that differ, until the run makes them those of the first
     model = build(parse_architecture("wrn-10-1", in_channels=1))
-    hyper = TrainConfig(epochs=2, batch_size=batch, lr=0.05, ema=0.5)
+    config = TrainConfig(epochs=2, batch_size=batch, lr=0.05, ema=0.5)
     sets = data(32, seed), data(16, 1)
-    return train_smoothing(model, *sets, hyper, folder, delta=1e-4, resume=resume, progress=progress)
+    return train_smoothing(model, *sets, config, folder, delta=1e-4, resume=resume, progress=progress)
 
 
 def refusal(folder, **wrong):

@@ -11,7 +11,7 @@ from fastdef.data import Batches, Dataset
 from fastdef.losses import PGDAT, RECIPES
 from fastdef.nn import build, convert_to_afa, convert_to_multi_bn, parse_architecture
 from fastdef.training import Branches, Fusing, SequentialBranches, Smoothed, Smoothing, TrainConfig
-from fastdef.training.trainer import Run
+from fastdef.training.trainer import Trainer
 
 XI = [0.0, 4 / 255, 8 / 255]
 PIXELS = torch.randint(0, 256, (24, 1, 12, 12), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
@@ -44,17 +44,22 @@ def methods():
 
 
 def trained(method, options):
-    run = Run(method, TrainConfig(batch_size=8, lr=0.05, **options))
+    trainer = Trainer(method, TrainConfig(batch_size=8, lr=0.05, **options))
     found = {}
     with method.running():
         for number, (images, labels) in enumerate(Doubles(DATA, 8).epoch(0)):
-            for name, value in run.step(images, labels, number).items():
+            for name, value in trainer.step(images, labels, number).items():
                 found[f"{number}.{name}"] = distributed.all_reduce(value) / distributed.world_size()
-        shipped = run.shipped(0, Doubles(DATA, 8))
+        shipped = trainer.eval_model(0, Doubles(DATA, 8))
     gradients = {
         f"{name}.grad": weight.grad for name, weight in method.model.named_parameters() if weight.requires_grad
     }
-    return found | gradients | run.averages | {f"shipped.{name}": value for name, value in shipped.state_dict().items()}
+    return (
+        found
+        | gradients
+        | trainer.averages
+        | {f"shipped.{name}": value for name, value in shipped.state_dict().items()}
+    )
 
 
 if __name__ == "__main__":
