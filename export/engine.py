@@ -4,7 +4,7 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from numbers import Integral
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,7 @@ from torch import Tensor
 from fastdef._validate import check_count
 from fastdef.defense import uniform_noise
 from fastdef.export.arithmetic_noise import limbs
+from fastdef.export.known_answers import KnownAnswers, tolerance_of
 from fastdef.export.manifest import MANIFEST, read, read_description
 from fastdef.export.sessions import InferenceSession, OnnxSession, TensorRTSession
 from fastdef.runtime import Program, Request, Session, Slots, Tally, bucket_sizes, cpu_chunk, run_batch
@@ -52,8 +53,10 @@ class Engine(ABC):
         description: what the exporter wrote: architecture, classes, defense, versions.
     """
 
-    def __init__(self, description: dict[str, Any]) -> None:
+    def __init__(self, description: dict[str, Any], *, exact: bool, largest_batch: int | None = None) -> None:
         self.description = description
+        self._exact = exact  # float32 is computed in float32
+        self._largest_batch = largest_batch
 
     def __enter__(self) -> "Engine":
         return self
@@ -89,6 +92,21 @@ class Engine(ABC):
             raise ValueError(f"the engine needs a seed from 0 up, of 63 bits, got {seed}")
         return self._answer(images, ids, seed)
 
+    def verify(self) -> None:
+        """Answer the images whose answers the export holds; :func:`load_engine` has done so.
+
+        Raises:
+            ValueError: if the answers are others, naming the first that differs; or the export holds none.
+        """
+        known = KnownAnswers.read(self.description)
+        at_once = self._largest_batch or len(known.ids)
+        parts = [
+            self(known.images[i : i + at_once], ids=known.ids[i : i + at_once], seed=known.seed)
+            for i in range(0, len(known.ids), at_once)
+        ]
+        tolerance = tolerance_of(self.description, exact=self._exact)
+        known.check(_joined(parts), tolerance, sigma=self.description["defense"]["sigma"])
+
     @abstractmethod
     def close(self) -> None:
         """Let go of the engine's memory."""
@@ -101,7 +119,7 @@ class WholeEngine(Engine):
     """``defended``: everything inside the file, loop and all."""
 
     def __init__(self, session: InferenceSession, description: dict[str, Any]) -> None:
-        super().__init__(description)
+        super().__init__(description, exact=session.exact, largest_batch=session.largest_batch)
         self._session: InferenceSession | None = session
 
     def close(self) -> None:
@@ -137,7 +155,7 @@ class DrivenEngine(Engine):
         slots: int,
         device: str,
     ) -> None:
-        super().__init__(description)
+        super().__init__(description, exact=step.exact and classifier.exact)
         self._opened: tuple[_SlotsOfFile, InferenceSession] | None = (_SlotsOfFile(step, slots=slots), classifier)
         self._device = torch.device(device)
 
@@ -218,7 +236,8 @@ def load_engine(
 
     Raises:
         ValueError: if there is no such file, the folder's export was cut short, the file is not the one that
-            ``model.json`` beside it names, it is of another's making, or cannot run here.
+            ``model.json`` beside it names, it is of another's making, cannot run here, or does not give the answers
+            that the export is known to give.
     """
     place = Path(path)
     check_count(slots, name="slots", where="load_engine")
@@ -244,10 +263,19 @@ def load_engine(
             f"load_engine needs a {files[0].name} of `fastdef export`, got {place} with {sessions[0].inputs}"
         )
     description = read_description(sessions[0].description, source=files[0])
-    if driven:
-        device = "cuda" if engines or providers[0] != CPU[0] else "cpu"
-        return DrivenEngine(sessions[0], sessions[1], description, slots=slots, device=device)
-    return WholeEngine(sessions[0], description)
+    device = "cuda" if engines or providers[0] != CPU[0] else "cpu"
+    engine = (
+        DrivenEngine(sessions[0], sessions[1], description, slots=slots, device=device)
+        if driven
+        else WholeEngine(sessions[0], description)
+    )
+    engine.verify()
+    return engine
+
+
+def _joined(parts: Sequence[EngineResult]) -> EngineResult:
+    names = [field.name for field in fields(EngineResult)]
+    return EngineResult(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 def _open(session: Any) -> Any:

@@ -18,6 +18,7 @@ from fastdef._validate import check_installed
 from fastdef.checkpoint import Checkpoint
 from fastdef.defense import ActiveDefense
 from fastdef.export.arithmetic_noise import limbs
+from fastdef.export.known_answers import make_known_answers
 from fastdef.export.manifest import MANIFEST, check_steps, sha256
 from fastdef.export.modules import DefendedClassifier, InType, NoisedClassifier, Probabilities, Steps
 from fastdef.io import atomic_write, make_folder
@@ -75,6 +76,7 @@ def export_onnx(
         "dtype": str(dtype).removeprefix("torch."),
         "opset": opset,
         "versions": _versions(),
+        "known_answers": make_known_answers(checkpoint, shape, dtype=dtype),
     }
     files = {}
     for artefact in _artefacts(checkpoint, shape, dtype):

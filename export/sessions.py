@@ -29,10 +29,14 @@ class InferenceSession(Protocol):
     Attributes:
         inputs: names, in the file's order.
         description: what the exporter wrote about the model, as JSON; None in a file of another's making.
+        exact: whether float32 is computed in float32 throughout, which GPUs do not where TF32 will do.
+        largest_batch: that it takes; None where any will do.
     """
 
     inputs: list[str]
     description: str | None
+    exact: bool
+    largest_batch: int | None
 
     def run(self, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """The outputs, in the file's order, on the device of the inputs."""
@@ -70,6 +74,8 @@ class OnnxSession:
         with self._refusing():
             self._session = onnxruntime.InferenceSession(content, options, providers=list(providers))
         self.inputs = [given.name for given in self._session.get_inputs()]
+        self.exact = all(provider == "CPUExecutionProvider" for provider in providers)
+        self.largest_batch: int | None = None
         self.description = self._session.get_modelmeta().custom_metadata_map.get("fastdef")
 
     @contextmanager
@@ -135,6 +141,8 @@ class TensorRTSession:
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         modes = {name: self._engine.get_tensor_mode(name) for name in names}
         self.inputs = [name for name in names if modes[name] == self._trt.TensorIOMode.INPUT]
+        self.exact = False
+        self.largest_batch: int | None = self._engine.get_tensor_profile_shape(self.inputs[0], 0)[2][0]
         self._outputs = [name for name in names if modes[name] == self._trt.TensorIOMode.OUTPUT]
         manifest = path.parent / MANIFEST
         self.description = manifest.read_text() if manifest.is_file() else None

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fastdef.evaluation.adaptive import Answers, Target
 from fastdef.export.engine import CPU, load_engine
+from fastdef.export.known_answers import Array, check_classifier
 from fastdef.export.manifest import MANIFEST, read, sha256
 from fastdef.export.sessions import OnnxSession
 
@@ -27,7 +28,7 @@ def exported_target(folder: Path, *, providers: Sequence[str] = CPU, seed: int =
     defended = "defended.onnx" in read(manifest)["files"]
     identity = sha256(manifest.read_bytes())  # it holds the sha256 of every file
     if not defended:
-        return _plain(folder / "classifier.onnx", providers, identity)
+        return _plain(manifest, providers, identity)
     engine = load_engine(folder, providers=providers, driven=True)
 
     def answer(images: Tensor, ids: Tensor) -> Answers:
@@ -38,10 +39,16 @@ def exported_target(folder: Path, *, providers: Sequence[str] = CPU, seed: int =
     return Target.opaque(answer, random=True, identity=identity)
 
 
-def _plain(file: Path, providers: Sequence[str], identity: str) -> Target:
+def _plain(manifest: Path, providers: Sequence[str], identity: str) -> Target:
+    file = manifest.parent / "classifier.onnx"
     if not file.is_file():
         raise ValueError(f"an export needs a {file.name}, and there is no {file}")
     session = OnnxSession(file, providers)
+
+    def classify(images: Array) -> Array:
+        return session.run({session.inputs[0]: torch.from_numpy(images)})[0].numpy()
+
+    check_classifier(read(manifest), classify, exact=session.exact)
 
     def answer(images: Tensor, ids: Tensor) -> Answers:
         (probabilities,) = session.run({session.inputs[0]: images.contiguous()})
