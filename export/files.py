@@ -18,8 +18,9 @@ from fastdef._validate import check_installed
 from fastdef.checkpoint import Checkpoint
 from fastdef.defense import ActiveDefense
 from fastdef.export.arithmetic_noise import limbs
+from fastdef.export.compaction import compact
 from fastdef.export.known_answers import make_known_answers
-from fastdef.export.manifest import MANIFEST, check_steps, sha256
+from fastdef.export.manifest import MANIFEST, MASKED, check_steps, sha256
 from fastdef.export.modules import DefendedClassifier, InType, NoisedClassifier, Probabilities, Steps
 from fastdef.io import atomic_write, make_folder
 
@@ -31,23 +32,38 @@ _OUTPUTS = ("probabilities", "steps", "converged", "loss", "smoothed")
 
 @dataclass(frozen=True)
 class Artefact:
-    """A file to be: a module, example inputs by name, which of them have a batch, and names of its outputs."""
+    """A file to be.
+
+    Attributes:
+        name: of the file, without its ending.
+        module: what it does.
+        inputs: examples by name; those that have a dimension have a batch.
+        outputs: names.
+        loops: whether it has the loop, which is compacted unless a masked form is asked for.
+    """
 
     name: str
     module: nn.Module
     inputs: dict[str, Tensor]
     outputs: tuple[str, ...]
+    loops: bool = False
 
 
 def export_onnx(
-    checkpoint: Checkpoint, folder: Path, *, shape: tuple[int, int, int], dtype: torch.dtype = torch.float32
+    checkpoint: Checkpoint,
+    folder: Path,
+    *,
+    shape: tuple[int, int, int],
+    dtype: torch.dtype = torch.float32,
+    masked: bool = False,
 ) -> list[Path]:
     """Write ``classifier.onnx``, with an Active Defense ``defended.onnx``, ``noised.onnx`` and ``step.onnx`` too.
 
     ``defended.onnx`` is everything: it takes images, an id and a seed for each, and makes the noise, the loop and the
     classification with standard operators alone; every input has a batch, so that a server may join requests.
     ``noised.onnx`` takes the noise as an input instead. ``step.onnx`` is a few masked steps without control flow, to be
-    driven from outside. ``model.json`` describes them all.
+    driven from outside. ``model.json`` describes them all. The loops run only the images that still need steps, which
+    takes shapes that depend on the data.
 
     Args:
         checkpoint: from :func:`fastdef.load`, on the CPU.
@@ -55,6 +71,8 @@ def export_onnx(
         shape: (C, H, W) of an image.
         dtype: of the networks inside, float32, float16, or bfloat16, which is for engines: ONNX Runtime does not
             compute in it on a CPU. Image, loss, threshold and update are float32.
+        masked: write ``defended.masked.onnx`` and ``noised.masked.onnx`` too, whose loops step the whole batch to the
+            end, for engines whose shapes cannot depend on the data: :func:`export_engines` builds from them.
 
     Returns:
         The files written, the manifest last.
@@ -80,15 +98,11 @@ def export_onnx(
     }
     files = {}
     for artefact in _artefacts(checkpoint, shape, dtype):
-        path = folder / f"{artefact.name}.onnx"
-        content, outputs = serialise(artefact, described, opset=opset)
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(content)
-        files[path.name] = {
-            "sha256": sha256(content),
-            "inputs": {name: _describe(value) for name, value in artefact.inputs.items()},
-            "outputs": outputs,
-        }
+        inputs = {name: _describe(value) for name, value in artefact.inputs.items()}
+        for path, content, outputs in _forms(artefact, folder, described, opset=opset, masked=masked):
+            with atomic_write(path) as temporary:
+                temporary.write_bytes(content)
+            files[path.name] = {"sha256": sha256(content), "inputs": inputs, "outputs": outputs}
     with atomic_write(folder / MANIFEST) as temporary:
         temporary.write_text(json.dumps({**described, "files": files}, indent=1) + "\n")
     return [*(folder / name for name in files), folder / MANIFEST]
@@ -107,14 +121,35 @@ def _artefacts(checkpoint: Checkpoint, shape: tuple[int, int, int], dtype: torch
     state = {"images": images, "steps": counts, "limits": counts + 1, "delta": torch.tensor(defense.delta)}
     yield Artefact("step", Steps(step, STEPS_A_CALL), state, ("images_out", "steps_out", "loss", "running"))
     noise = torch.zeros(3, defense.outer_loops, *shape)
-    yield Artefact("noised", NoisedClassifier(defense, step, model), {"images": images, "noise": noise}, _OUTPUTS)
+    given = {"images": images, "noise": noise}
+    yield Artefact("noised", NoisedClassifier(defense, step, model), given, _OUTPUTS, loops=True)
     given = {"images": images, "ids": limbs(torch.arange(3)), "seed": limbs(torch.zeros(3, dtype=torch.int64))}
-    yield Artefact("defended", DefendedClassifier(defense, step, model, shape), given, _OUTPUTS)
+    yield Artefact("defended", DefendedClassifier(defense, step, model, shape), given, _OUTPUTS, loops=True)
+
+
+def _forms(
+    artefact: Artefact, folder: Path, described: dict[str, Any], *, opset: int, masked: bool
+) -> Iterator[tuple[Path, bytes, dict[str, Any]]]:
+    """Each file that is made of an artefact: where to, its content and its outputs."""
+    proto = _translated(artefact, opset)
+    if artefact.loops:
+        if masked:
+            yield folder / f"{artefact.name}{MASKED}", *_finished(artefact, proto, described)
+        compact(proto)
+    yield folder / f"{artefact.name}.onnx", *_finished(artefact, proto, described)
 
 
 def serialise(artefact: Artefact, described: dict[str, Any], *, opset: int = OPSET) -> tuple[bytes, dict[str, Any]]:
     """The file, and what its outputs are."""
-    import onnx
+    return _finished(artefact, _translated(artefact, opset), described)
+
+
+def _translated(artefact: Artefact, opset: int) -> Any:
+    """As an ``onnx.ModelProto``.
+
+    Raises:
+        ValueError: for what ONNX has no form for.
+    """
     from onnxscript import optimizer
 
     batch = Dim("batch")
@@ -139,7 +174,12 @@ def serialise(artefact: Artefact, described: dict[str, Any], *, opset: int = OPS
     if opset != OPSET:  # the whole of its optimiser folds batch norms in float32, beside bfloat16 convolutions
         optimizer.fold_constants(program.model)
         optimizer.remove_unused_nodes(program.model)
-    proto = program.model_proto
+    return program.model_proto
+
+
+def _finished(artefact: Artefact, proto: Any, described: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    import onnx
+
     onnx.helper.set_model_props(proto, {"fastdef": json.dumps(described, sort_keys=True)})
     onnx.checker.check_model(proto, full_check=True)  # strict shape inference too
     foreign = {node.domain for node in proto.graph.node} - {"", "ai.onnx"}

@@ -9,6 +9,7 @@ from fastdef._validate import check_count, check_positive
 from fastdef.io import atomic_write
 
 MANIFEST = "model.json"
+MASKED = ".masked.onnx"  # how a file's name ends whose loop steps the whole batch
 MOST_STEPS = 100_000  # an image may take, in all outer loops; the paper's ten of 1000 are a tenth of it
 
 

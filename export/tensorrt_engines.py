@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastdef.export.manifest import MANIFEST, name_files, read, sha256, verified
+from fastdef.export.manifest import MANIFEST, MASKED, name_files, read, sha256, verified
 from fastdef.io import atomic_write
 
 PACKAGES = ("tensorrt", "tensorrt_rtx")
@@ -56,7 +56,7 @@ def tensorrt() -> Any:
 def export_engines(
     folder: Path, *, names: Sequence[str] | None = None, options: EngineOptions | None = None
 ) -> list[Path]:
-    """Build ``NAME.engine`` beside each ``NAME.onnx`` of an export, and describe it in ``model.json``.
+    """Build ``NAME.engine`` beside each ``NAME.onnx`` of a masked export, and describe it in ``model.json``.
 
     Args:
         folder: that ``export_onnx`` wrote.
@@ -75,10 +75,15 @@ def export_engines(
     files = read(manifest_path)["files"]
     options = options or EngineOptions()
     # What was made of another file, such as a quantised classifier, is an end in itself.
-    own = [Path(file).stem for file, facts in files.items() if file.endswith(".onnx") and "of" not in facts]
+    own = [
+        Path(file).stem
+        for file, facts in files.items()
+        if file.endswith(".onnx") and not file.endswith(MASKED) and "of" not in facts
+    ]
+    sources = {name: _source(folder, name, files) for name in names or own}
     written = {}
-    for name in names or own:
-        content = _build(trt, folder / f"{name}.onnx", options)
+    for name, source_path in sources.items():
+        content = _build(trt, source_path, options)
         path = folder / f"{name}.engine"
         with atomic_write(path) as temporary:
             temporary.write_bytes(content)
@@ -91,6 +96,18 @@ def export_engines(
         }
     name_files(manifest_path, {path.name: facts for path, facts in written.items()})
     return list(written)
+
+
+def _source(folder: Path, name: str, files: dict[str, Any]) -> Path:
+    """The file that an engine is built from: of a loop the masked form, for TensorRT knows shapes beforehand."""
+    if name in ("noised", "defended") and f"{name}.onnx" in files:
+        if f"{name}{MASKED}" not in files:
+            raise ValueError(
+                f"{name}.engine is built from {name}{MASKED}, which {folder} has not: export it again with "
+                "`fastdef export --format tensorrt`, or export_onnx(..., masked=True)"
+            )
+        return folder / f"{name}{MASKED}"
+    return folder / f"{name}.onnx"
 
 
 def _build(trt: Any, path: Path, options: EngineOptions) -> bytes:

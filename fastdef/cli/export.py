@@ -59,7 +59,7 @@ def export(
     shape = image_shape(checkpoint, size)
     # The images after those that are judged are what int8 is calibrated on.
     dataset = _images(data, root, 2 * limit if small else limit, shape) if check or small else None
-    for path in export_onnx(checkpoint, out, shape=shape, dtype=_TYPES[dtype]):
+    for path in export_onnx(checkpoint, out, shape=shape, dtype=_TYPES[dtype], masked=format == "tensorrt"):
         typer.echo(f"wrote {path} ({path.stat().st_size / 2**20:.1f} MiB)")
     if small and dataset is not None:
         _small(checkpoint, out, dataset)

@@ -28,9 +28,9 @@ def checkpoint(tmp_path_factory, images):
 
 @pytest.fixture(scope="session")
 def folder(checkpoint, tmp_path_factory):
-    """Its export; not to be written to."""
+    """Its export, masked forms and all; not to be written to."""
     folder = tmp_path_factory.mktemp("exported")
-    export_onnx(checkpoint, folder, shape=SHAPE)
+    export_onnx(checkpoint, folder, shape=SHAPE, masked=True)
     return folder
 
 

@@ -84,7 +84,14 @@ def test_seed_and_ids_decide_the_noise_and_neighbours_do_not(folder, images):
 def test_files_are_what_the_manifest_says(folder):
     manifest = json.loads((folder / "model.json").read_text())
 
-    assert sorted(manifest["files"]) == ["classifier.onnx", "defended.onnx", "noised.onnx", "step.onnx"]
+    assert sorted(manifest["files"]) == [
+        "classifier.onnx",
+        "defended.masked.onnx",
+        "defended.onnx",
+        "noised.masked.onnx",
+        "noised.onnx",
+        "step.onnx",
+    ]
     for name, file in manifest["files"].items():
         content = (folder / name).read_bytes()
         model = onnx.load_from_string(content)

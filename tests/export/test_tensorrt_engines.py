@@ -31,7 +31,7 @@ def test_every_file_parses_and_builds_the_loop_and_all(copied):
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_networks_of_half_precision_build_too(checkpoint, tmp_path, dtype):
-    export_onnx(checkpoint, tmp_path, shape=(1, 12, 12), dtype=getattr(torch, dtype))
+    export_onnx(checkpoint, tmp_path, shape=(1, 12, 12), dtype=getattr(torch, dtype), masked=True)
 
     written = export_engines(tmp_path, options=EngineOptions(batches=(1, 4, 8)))
 
@@ -47,6 +47,17 @@ def test_an_engine_may_be_for_other_gpus_and_versions_and_of_chosen_files(copied
     written = export_engines(copied, names=["step"], options=options)
 
     assert [path.name for path in written] == ["step.engine"]
+
+
+def test_a_loop_without_its_masked_form_is_refused(copied):
+    manifest = json.loads((copied / "model.json").read_text())
+    del manifest["files"]["defended.masked.onnx"]
+    (copied / "model.json").write_text(json.dumps(manifest))
+
+    with pytest.raises(ValueError, match=r"built from defended\.masked\.onnx, which .* has not"):
+        export_engines(copied)
+
+    assert not list(copied.glob("*.engine"))
 
 
 def test_what_tensorrt_does_not_take_is_one_line_with_its_reason_and_no_file(copied):
