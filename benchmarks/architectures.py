@@ -107,7 +107,7 @@ def gain(model: nn.Module, images: Tensor, layer: str, *, compile: bool, turns: 
     defense = ActiveDefense(model, layer, delta=1e-30, beta=1.0, slots=BATCH, compile=compile)
     slots = defense.empty_slots(BATCH, images[0])
     counts = torch.zeros(BATCH, dtype=torch.int32)
-    slots.put(list(range(BATCH)), list(range(BATCH)), images, counts, counts + (1 << 30))
+    slots.insert(list(range(BATCH)), list(range(BATCH)), images, counts, counts + (1 << 30))
     step = plain(model, layer)
     taken = interleaved({"plain": lambda: step(images), "ours": slots.advance}, images.device, turns=turns)
     return statistics.median(taken["plain"]) / statistics.median(taken["ours"])

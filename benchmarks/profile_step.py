@@ -35,10 +35,10 @@ def main(
     defense.calibrate(images[:slots], ratio=0.92)
     for _ in range(2):
         defense.smooth(images)
-    defense.tally.clear()
+    defense.stats.clear()
     taken = seconds(lambda: defense.smooth(images), place)
-    rate = defense.tally.slot_steps / taken
-    print(f"{taken * 1e3:.1f} ms, {rate:.0f} steps of a slot a second, useful {defense.tally.useful} of them")
+    rate = defense.stats.slot_steps / taken
+    print(f"{taken * 1e3:.1f} ms, {rate:.0f} steps of a slot a second, useful {defense.stats.useful} of them")
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if place.type == "cuda" else [])
     with profile(activities=activities, acc_events=True) as seen:
         seconds(lambda: defense.smooth(images), place)

@@ -21,7 +21,7 @@ from fastdef.export.arithmetic_noise import limbs
 from fastdef.export.known_answers import KnownAnswers, tolerance_of
 from fastdef.export.manifest import MANIFEST, read, read_description
 from fastdef.export.sessions import InferenceSession, OnnxSession, TensorRTSession
-from fastdef.runtime import Program, Request, Session, Slots, Tally, bucket_sizes, cpu_chunk, run_batch
+from fastdef.runtime import Program, Request, Session, Slots, Stats, bucket_sizes, cpu_chunk, run_batch
 
 Array = NDArray[Any]
 CPU = ("CPUExecutionProvider",)
@@ -192,7 +192,7 @@ class DrivenEngine(Engine):
             max_steps=defense["max_steps"],
             classify_batch=slots.most,
         )
-        return Session(slots, program, Tally())
+        return Session(slots, program, Stats())
 
 
 class _SlotsOfFile:

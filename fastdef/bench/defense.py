@@ -17,7 +17,7 @@ from fastdef.bench.machine import interleaved, machine, peak_bytes, seconds
 from fastdef.defense import ActiveDefense, Losses, lockstep, whole_network
 from fastdef.nn import prefix
 from fastdef.ops import smoothing_loss
-from fastdef.runtime import Tally
+from fastdef.runtime import Stats
 
 Contender = Callable[[Tensor], Tensor]  # (N, C, H, W) images -> (N,) steps
 
@@ -53,7 +53,7 @@ def bench_defense(setting: Setting, *, half: torch.dtype | None, step: Callable[
     """
     device = setting.images.device
     with ExitStack() as stack:
-        contenders, tallies = _contenders(setting, half, stack)
+        contenders, stats = _contenders(setting, half, stack)
         step("timing: " + ", ".join(contenders))
         steps: dict[str, Tensor] = {}
 
@@ -71,7 +71,7 @@ def bench_defense(setting: Setting, *, half: torch.dtype | None, step: Callable[
         name: {
             "images_per_second": len(setting.images) / value,
             "steps_per_second": int(steps[name].sum()) / value,
-            "useful_share": _useful(name, steps[name], setting.batch, tallies),
+            "useful_share": _useful(name, steps[name], setting.batch, stats),
             "ratio_to_naive": medians["naive"] / value,
             "seconds": taken[name],
         }
@@ -93,7 +93,7 @@ def bench_defense(setting: Setting, *, half: torch.dtype | None, step: Callable[
 
 def _contenders(
     setting: Setting, half: torch.dtype | None, stack: ExitStack
-) -> tuple[dict[str, Contender], dict[str, Tally]]:
+) -> tuple[dict[str, Contender], dict[str, Stats]]:
     defense = setting.defense
     whole = stack.enter_context(whole_network(defense.model, defense.layer))
     ours = {
@@ -112,7 +112,7 @@ def _contenders(
     for name, other in ours.items():
         chunks = setting.batch if name in ("traced", "compiled") else len(setting.images)
         contenders[name] = _ours(other, chunks)
-    return contenders, {name: other.tally for name, other in ours.items()}
+    return contenders, {name: other.stats for name, other in ours.items()}
 
 
 def _like(defense: ActiveDefense, setting: Setting, **options: Any) -> ActiveDefense:
@@ -158,7 +158,7 @@ def _truncated(defense: ActiveDefense) -> Losses:
 
 def _ours(defense: ActiveDefense, chunk: int) -> Contender:
     def run(images: Tensor) -> Tensor:
-        defense.tally.clear()
+        defense.stats.clear()
         ids = torch.arange(len(images))
         parts = [defense.smooth(images[i : i + chunk], ids=ids[i : i + chunk]) for i in range(0, len(images), chunk)]
         return torch.cat([part.steps for part in parts])
@@ -166,10 +166,10 @@ def _ours(defense: ActiveDefense, chunk: int) -> Contender:
     return run
 
 
-def _useful(name: str, steps: Tensor, batch: int, tallies: dict[str, Tally]) -> float:
+def _useful(name: str, steps: Tensor, batch: int, stats: dict[str, Stats]) -> float:
     """Share of the steps computed that moved an image or saw it done."""
-    if name in tallies:
-        return tallies[name].useful / tallies[name].slot_steps
+    if name in stats:
+        return stats[name].useful / stats[name].slot_steps
     computed = sum(len(chunk) * (int(chunk.max()) + 1) for chunk in steps.split(batch))
     return (int(steps.sum()) + len(steps)) / computed
 
@@ -186,7 +186,7 @@ def _single_steps(setting: Setting, stack: ExitStack) -> dict[str, Callable[[], 
 
     slots = _like(defense, setting, compile=True).empty_slots(len(images), images[0])
     counts = torch.zeros(len(images), dtype=torch.int32, device=images.device)
-    slots.put(list(range(len(images))), range(len(images)), images, counts, counts + 1)
+    slots.insert(list(range(len(images))), range(len(images)), images, counts, counts + 1)
     return {"naive": naive, "compiled": slots.advance_chunk}  # a replayed graph would not ask the allocator
 
 

@@ -33,7 +33,7 @@ def _milliseconds(point: dict[str, Any], device: torch.device, turns: int) -> fl
     counts = torch.zeros(batch, dtype=torch.int32, device=device)
     defense = ActiveDefense(model, delta=1e-9, slots=batch)  # a threshold that nothing reaches: every step counts
     slots = defense.empty_slots(batch, images[0])
-    slots.put(list(range(batch)), range(batch), images, counts, counts + 10**6)
+    slots.insert(list(range(batch)), range(batch), images, counts, counts + 10**6)
     for _ in range(2):
         slots.advance()
     before = slots.slot_steps

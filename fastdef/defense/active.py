@@ -38,8 +38,8 @@ from fastdef.runtime import (
     Session,
     Slots,
     Solver,
+    Stats,
     StepCache,
-    Tally,
     check_model,
     check_weights,
     device_and_dtype,
@@ -128,7 +128,7 @@ class ActiveDefense(nn.Module):
         self.outer_loops = outer_loops
         self.seed = seed
         self.deterministic = deterministic
-        self.tally = Tally()
+        self.stats = Stats()
         self._steps = StepCache(
             model,
             layer,
@@ -405,7 +405,7 @@ class ActiveDefense(nn.Module):
             quantum=quantum,
         )
         check_model(self.model)
-        return Session(self._steps, program, self.tally)
+        return Session(self._steps, program, self.stats)
 
     def _classify(self, images: Tensor) -> Tensor:
         # In a batch, a row of the last matrix product is rounded by where it stands.

@@ -44,16 +44,16 @@ class GraphedSlots(Slots):
         self._filled = [0] * self.size
         self._judged = set()
 
-    def put(self, slots: list[int], keys: Sequence[int], images: Tensor, steps: Tensor, limits: Tensor) -> None:
+    def insert(self, slots: list[int], ids: Sequence[int], images: Tensor, steps: Tensor, limits: Tensor) -> None:
         """Let images enter; the looks asked for before this say nothing about them."""
-        super().put(slots, keys, images, steps, limits)
+        super().insert(slots, ids, images, steps, limits)
         self._judged.difference_update(slots)
         for slot in slots:
             self._filled[slot] = self._looks
 
-    def take(self, slots: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def evict(self, slots: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Let images leave; of those that were done, steps and losses are on the host already."""
-        images, steps, limits, loss = super().take(slots)
+        images, steps, limits, loss = super().evict(slots)
         if self._judged.issuperset(slots):  # they have not moved since the look at which they were done
             _, steps, loss = self._reports[self._looks % 2][:, slots]
             steps = steps.to(torch.int32)

@@ -5,100 +5,15 @@ full while there is a queue, and when it drains the images left move into fewer 
 """
 
 import heapq
-import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
-from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from fastdef.runtime.forward import to_device
+from fastdef.runtime.pool import LoopRequest, LoopResult, Pool, Stats
 from fastdef.runtime.slots import Slots
-
-
-@dataclass(frozen=True)
-class Start:
-    """An image that asks for a slot.
-
-    Attributes:
-        key: names it; comes back in its :class:`End`.
-        image: (C, H, W) float32, noise added, on the device of the slots.
-        limit: steps it may take.
-        deadline: ``time.monotonic()`` at which it must leave, done or not.
-        steps: taken already, before it had to make room.
-        loss: L_F at the last of them; NaN before the first.
-        served: looks of the host that it has had a slot for.
-    """
-
-    key: int
-    image: Tensor
-    limit: int
-    deadline: float | None = None
-    steps: int = 0
-    loss: float = math.nan
-    served: int = 0
-
-
-@dataclass(frozen=True)
-class End:
-    """An image that left its slot.
-
-    Attributes:
-        key: of its :class:`Start`.
-        image: (C, H, W) float32 smoothed image.
-        steps: gradient steps taken.
-        loss: L_F at the last look; of ``image`` itself unless ``expired``.
-        expired: it left because its deadline passed.
-        started: it had a slot; False where the deadline passed before.
-    """
-
-    key: int
-    image: Tensor
-    steps: int
-    loss: float
-    expired: bool = False
-    started: bool = True
-
-
-@dataclass
-class Tally:
-    """What the device was asked for, and what of it moved an image or saw that one was done.
-
-    Attributes:
-        slot_steps: evaluations of a slot, occupied or not.
-        useful: evaluations that an image needed: its steps, and the one that saw it done.
-    """
-
-    slot_steps: int = 0
-    useful: int = 0
-
-    def clear(self) -> None:
-        """Count from nothing."""
-        self.slot_steps = self.useful = 0
-
-
-class Pool(Protocol):
-    """Where slots come from."""
-
-    @property
-    def sizes(self) -> Sequence[int]:
-        """The numbers of slots there may be, ascending; one size means no shrinking."""
-        ...
-
-    def acquire(self, size: int, like: Tensor) -> Slots:
-        """Slots for images like ``like`` (C, H, W) that nobody else has until they are released."""
-        ...
-
-    def release(self, slots: Slots) -> None:
-        """Take slots back."""
-        ...
-
-    def halve(self) -> None:
-        """Have half as many from now on, for good. Warns."""
-        ...
 
 
 class Scheduler:
@@ -107,20 +22,20 @@ class Scheduler:
     Args:
         pool: of the slots.
         delta: their threshold.
-        tally: counts the work, for benchmarks.
+        stats: counts the work, for benchmarks.
         quantum: looks of the host by which an image may be ahead of one that waits before it makes room and waits
             itself, with its image and its steps kept: slow images cannot hold every slot. None: nobody makes room.
     """
 
-    def __init__(self, pool: Pool, delta: float, tally: Tally, *, quantum: int | None = None) -> None:
+    def __init__(self, pool: Pool, delta: float, stats: Stats, *, quantum: int | None = None) -> None:
         self._pool = pool
         self._delta = delta
-        self._tally = tally
+        self._stats = stats
         self._quantum = quantum
         self._order = count()
-        self._waiting: list[tuple[int, int, Start]] = []  # a heap: least served first, then as they came
-        self._inside: dict[int, Start] = {}  # by key, as they entered
-        self._entered: dict[int, int] = {}  # by key, at which look
+        self._waiting: list[tuple[int, int, LoopRequest]] = []  # a heap: least served first, then as they came
+        self._inside: dict[int, LoopRequest] = {}  # by id, as they entered
+        self._entered: dict[int, int] = {}  # by id, at which look
         self._looks = 0
         self._acquired: dict[int, Slots] = {}  # by size
         self._slots: Slots | None = None
@@ -136,7 +51,7 @@ class Scheduler:
             return most - len(self)
         return most - sum(served == 0 for served, _, _ in self._waiting)
 
-    def add(self, start: Start) -> None:
+    def add(self, start: LoopRequest) -> None:
         """Let an image wait for a slot."""
         heapq.heappush(self._waiting, (start.served, next(self._order), start))
 
@@ -146,17 +61,17 @@ class Scheduler:
             self._pool.release(slots)
         self._acquired, self._slots = {}, None
 
-    def remove(self, keys: set[int]) -> None:
+    def remove(self, ids: set[int]) -> None:
         """Forget images, wherever they are."""
-        self._waiting = [entry for entry in self._waiting if entry[2].key not in keys]
+        self._waiting = [entry for entry in self._waiting if entry[2].id not in ids]
         heapq.heapify(self._waiting)
-        if self._slots is not None and (leaving := self._where(keys)):
-            self._slots.take(leaving)
-        for key in keys:
-            self._inside.pop(key, None)
-            self._entered.pop(key, None)
+        if self._slots is not None and (leaving := self._where(ids)):
+            self._slots.evict(leaving)
+        for id in ids:
+            self._inside.pop(id, None)
+            self._entered.pop(id, None)
 
-    def advance(self) -> list[End]:
+    def advance(self) -> list[LoopResult]:
         """Fill the slots, run them until the host looks, and let out what is done or late."""
         ends = self._late_in_the_queue()
         if not len(self):
@@ -164,32 +79,32 @@ class Scheduler:
         slots = self._fill()
         before = slots.slot_steps
         done = slots.advance()
-        self._tally.slot_steps += slots.slot_steps - before
+        self._stats.slot_steps += slots.slot_steps - before
         self._looks += 1
         return ends + self._let_out(slots, done, expired=False) + self._let_out(slots, self._late(slots), expired=True)
 
-    def _late_in_the_queue(self) -> list[End]:
+    def _late_in_the_queue(self) -> list[LoopResult]:
         now = time.monotonic()
         late = [start for _, _, start in self._waiting if start.deadline is not None and start.deadline < now]
         if late:
-            self.remove({start.key for start in late})
-        return [End(s.key, s.image, s.steps, s.loss, expired=True, started=s.served > 0) for s in late]
+            self.remove({start.id for start in late})
+        return [LoopResult(s.id, s.image, s.steps, s.loss, expired=True, started=s.served > 0) for s in late]
 
     def _late(self, slots: Slots) -> list[int]:
         now = time.monotonic()
-        late = {key for key, start in self._inside.items() if start.deadline is not None and start.deadline < now}
+        late = {id for id, start in self._inside.items() if start.deadline is not None and start.deadline < now}
         return self._where(late) if late else []
 
-    def _let_out(self, slots: Slots, leaving: list[int], *, expired: bool) -> list[End]:
+    def _let_out(self, slots: Slots, leaving: list[int], *, expired: bool) -> list[LoopResult]:
         if not leaving:
             return []
-        keys = [slots.keys[slot] for slot in leaving]
-        images, steps, _, loss = slots.take(leaving)
-        rows = zip(keys, images, steps.tolist(), loss.tolist(), strict=True)
-        ends = [End(key, image, taken, value, expired) for key, image, taken, value in rows if key is not None]
+        ids = [slots.ids[slot] for slot in leaving]
+        images, steps, _, loss = slots.evict(leaving)
+        rows = zip(ids, images, steps.tolist(), loss.tolist(), strict=True)
+        ends = [LoopResult(id, image, taken, value, expired) for id, image, taken, value in rows if id is not None]
         for end in ends:
-            del self._inside[end.key], self._entered[end.key]
-            self._tally.useful += end.steps + 1
+            del self._inside[end.id], self._entered[end.id]
+            self._stats.useful += end.steps + 1
         return ends
 
     def _fill(self) -> Slots:
@@ -208,9 +123,9 @@ class Scheduler:
         fresh = self._acquire(size)
         if slots is not None and self._inside:
             moving = self._where(set(self._inside))
-            keys = [key for key in slots.keys if key is not None]
-            images, steps, limits, _ = slots.take(moving)
-            fresh.put(list(range(len(moving))), keys, images, steps, limits)
+            ids = [id for id in slots.ids if id is not None]
+            images, steps, limits, _ = slots.evict(moving)
+            fresh.insert(list(range(len(moving))), ids, images, steps, limits)
         self._slots = fresh
         return fresh
 
@@ -223,35 +138,35 @@ class Scheduler:
 
     def _make_room(self, slots: Slots, quantum: int) -> None:
         """Let the longest served wait, where there is no slot for others who had fewer looks."""
-        without = sorted(self._waiting)[len(slots.free()) :]  # a slot that is empty displaces nobody
+        without = sorted(self._waiting)[len(slots.free_slots()) :]  # a slot that is empty displaces nobody
         longest = sorted(self._inside, key=self._served, reverse=True)
         pairs = zip(longest, without, strict=False)
-        leaving = {key: self._served(key) for key, (served, _, _) in pairs if self._served(key) - served >= quantum}
+        leaving = {id: self._served(id) for id, (served, _, _) in pairs if self._served(id) - served >= quantum}
         if not leaving:
             return
         places = self._where(set(leaving))
-        keys = [slots.keys[slot] for slot in places]
-        images, steps, _, loss = slots.take(places)
-        for key, image, taken, value in zip(keys, images, steps.tolist(), loss.tolist(), strict=True):
-            if key is not None:
-                self.add(replace(self._inside.pop(key), image=image, steps=taken, loss=value, served=leaving[key]))
+        ids = [slots.ids[slot] for slot in places]
+        images, steps, _, loss = slots.evict(places)
+        for id, image, taken, value in zip(ids, images, steps.tolist(), loss.tolist(), strict=True):
+            if id is not None:
+                self.add(replace(self._inside.pop(id), image=image, steps=taken, loss=value, served=leaving[id]))
 
     def _enter(self, slots: Slots) -> None:
-        free = slots.free()[: len(self._waiting)]
+        free = slots.free_slots()[: len(self._waiting)]
         if not free:
             return
         entering = [heapq.heappop(self._waiting)[2] for _ in free]
-        self._inside.update((start.key, start) for start in entering)
-        self._entered.update((start.key, self._looks) for start in entering)
+        self._inside.update((start.id, start) for start in entering)
+        self._entered.update((start.id, self._looks) for start in entering)
         images = torch.stack([start.image for start in entering])
         counts = torch.tensor([[start.steps for start in entering], [start.limit for start in entering]])
         steps, limits = to_device(counts.to(torch.int32), images.device)
-        slots.put(free, [start.key for start in entering], images, steps, limits)
+        slots.insert(free, [start.id for start in entering], images, steps, limits)
 
-    def _served(self, key: int) -> int:
+    def _served(self, id: int) -> int:
         """Looks that an image inside has had a slot for, all its stays together."""
-        return self._inside[key].served + self._looks - self._entered[key]
+        return self._inside[id].served + self._looks - self._entered[id]
 
-    def _where(self, keys: set[int]) -> list[int]:
+    def _where(self, ids: set[int]) -> list[int]:
         """The slots of images."""
-        return [] if self._slots is None else [slot for slot, key in enumerate(self._slots.keys) if key in keys]
+        return [] if self._slots is None else [slot for slot, id in enumerate(self._slots.ids) if id in ids]

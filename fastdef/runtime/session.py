@@ -3,107 +3,16 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from fastdef.runtime.scheduler import End, Pool, Scheduler, Start, Tally
-
-
-@dataclass(frozen=True)
-class Request:
-    """One image to defend.
-
-    Attributes:
-        image: (C, H, W) in [0, 1], on any device.
-        noise_id: what its noise hangs on, with the seed and the outer loop; the session draws one where it is None.
-        max_steps: steps that each outer loop may take; the session's where it is None.
-        deadline: ``time.monotonic()`` at which its smoothing ends, done or not.
-        valid: False for a stand-in of what was no image.
-        noise: (C, H, W) to add in place of the defense's own, in every outer loop.
-    """
-
-    image: Tensor
-    noise_id: int | None = None
-    max_steps: int | None = None
-    deadline: float | None = None
-    valid: bool = True
-    noise: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Result:
-    """What became of one image.
-
-    Attributes:
-        request_id: what ``Session.add`` returned for it.
-        logits: (classes,) float32, the log of the probabilities averaged over the outer loops that had a slot; NaN
-            where none had, or what came was no image; (0,) where nothing is classified.
-        image: (C, H, W) float32, smoothed, of the first outer loop.
-        steps: gradient steps, of all outer loops together.
-        loss: the largest L_F that an outer loop ended with, NaN where none had a slot.
-        converged: every outer loop got to the threshold.
-        expired: the deadline passed before the smoothing was done.
-        started: an outer loop had a slot; False where the deadline passed before, or what came was no image.
-        invalid: what came was no image.
-        noise_id: what its noise hung on.
-    """
-
-    request_id: int
-    logits: Tensor
-    image: Tensor
-    steps: int
-    loss: float
-    converged: bool
-    expired: bool
-    started: bool
-    invalid: bool
-    noise_id: int
-
-
-@dataclass(frozen=True)
-class BatchResult:
-    """The results of a batch, stacked.
-
-    Attributes:
-        logits: (N, classes) float32, the log of the probabilities averaged over the outer loops; (N, 0) where nothing
-            is classified.
-        images: (N, C, H, W) float32, smoothed, of the first outer loop, in pixel units; outside [0, 1] where the
-            descent went there.
-        steps: (N,) int64 gradient steps, of all outer loops together.
-        loss: (N,) float32, the largest L_F that an outer loop ended with.
-        converged: (N,) bool, True where every outer loop got to the threshold.
-        expired: (N,) bool, True where the deadline passed first.
-        started: (N,) bool, False where the deadline passed before the smoothing began: the logits are NaN.
-        invalid: (N,) bool, True where what came was no image, not finite or not in [0, 1]: the logits are NaN.
-    """
-
-    logits: Tensor
-    images: Tensor
-    steps: Tensor
-    loss: Tensor
-    converged: Tensor
-    expired: Tensor
-    started: Tensor
-    invalid: Tensor
-
-    @classmethod
-    def of(cls, results: Sequence[Result]) -> "BatchResult":
-        """Stack results."""
-        return cls(
-            logits=torch.stack([result.logits for result in results]),
-            images=torch.stack([result.image for result in results]),
-            steps=torch.tensor([result.steps for result in results]),
-            loss=torch.tensor([result.loss for result in results]),
-            converged=torch.tensor([result.converged for result in results]),
-            expired=torch.tensor([result.expired for result in results]),
-            started=torch.tensor([result.started for result in results]),
-            invalid=torch.tensor([result.invalid for result in results]),
-        )
+from fastdef.runtime.pool import LoopRequest, LoopResult, Pool, Stats
+from fastdef.runtime.requests import Request, Result
+from fastdef.runtime.scheduler import Scheduler
 
 
 @dataclass(frozen=True)
@@ -140,7 +49,7 @@ class _Work:
     id: int
     request: Request
     noise_id: int
-    ends: dict[int, tuple[End, Tensor]]
+    ends: dict[int, tuple[LoopResult, Tensor]]
 
 
 class Session:
@@ -152,19 +61,19 @@ class Session:
     Args:
         pool: of the slots.
         program: what is done with an image.
-        tally: counts the work, for benchmarks.
+        stats: counts the work, for benchmarks.
     """
 
-    def __init__(self, pool: Pool, program: Program, tally: Tally) -> None:
+    def __init__(self, pool: Pool, program: Program, stats: Stats) -> None:
         self._pool = pool
         self._program = program
-        self._tally = tally
+        self._stats = stats
         self._added = 0
         self._works: dict[int, _Work] = {}  # every unfinished one, as they came
         self._refusing = math.inf  # ``time.monotonic()`` from which one in the queue gets no slot
         self._classes: int | None = 0 if program.classify is None else None
         self._queue: deque[_Work]  # without noise yet
-        self._smoothed: list[End]  # not classified yet
+        self._smoothed: list[LoopResult]  # not classified yet
         self._begin()
 
     def __enter__(self) -> "Session":
@@ -206,7 +115,7 @@ class Session:
             self._queue.remove(work)
         loops = self._program.outer_loops
         self._scheduler.remove({request_id * loops + loop for loop in range(loops)})
-        self._smoothed[:] = [end for end in self._smoothed if end.key // loops != request_id]
+        self._smoothed[:] = [end for end in self._smoothed if end.id // loops != request_id]
         if not self._works:
             self.close()
 
@@ -233,7 +142,7 @@ class Session:
 
     def _begin(self) -> None:
         """With empty slots, and every unfinished request in the queue."""
-        self._scheduler = Scheduler(self._pool, self._program.delta, self._tally, quantum=self._program.quantum)
+        self._scheduler = Scheduler(self._pool, self._program.delta, self._stats, quantum=self._program.quantum)
         self._smoothed = []
         self._queue = deque(self._works.values())
         for work in self._queue:
@@ -276,16 +185,16 @@ class Session:
             given = [work.request.noise for work in works]
             noise = program.noise(ids, loop, images) if None in given else program.place(torch.stack(given))  # type: ignore[arg-type]
             for work, image in zip(works, images + noise, strict=True):
-                request, key = work.request, work.id * program.outer_loops + loop
+                request, id = work.request, work.id * program.outer_loops + loop
                 limit = program.max_steps if request.max_steps is None else request.max_steps
-                self._scheduler.add(Start(key, image, limit, request.deadline))
+                self._scheduler.add(LoopRequest(id, image, limit, request.deadline))
 
     def _finish(self) -> list[Result]:
         """Classify what has been smoothed; the results of the requests whose outer loops have all ended."""
         ends, self._smoothed = self._smoothed, []
         results = []
         for end, row in zip(ends, self._rows(ends), strict=True):
-            number, loop = divmod(end.key, self._program.outer_loops)
+            number, loop = divmod(end.id, self._program.outer_loops)
             work = self._works[number]
             work.ends[loop] = end, row
             if len(work.ends) == self._program.outer_loops:
@@ -293,7 +202,7 @@ class Session:
                 results.append(self._result(work))
         return results
 
-    def _rows(self, ends: list[End]) -> list[Tensor]:
+    def _rows(self, ends: list[LoopResult]) -> list[Tensor]:
         """(classes,) log-probabilities of each; NaN of those that never had a slot."""
         started = [end for end in ends if end.started]
         logits = iter(self._classified([end.image for end in started])) if started else iter(())
@@ -314,7 +223,7 @@ class Session:
 
     def _without_slot(self, work: _Work) -> Result:
         image = self._program.place(work.request.image[None])[0]
-        end = End(work.id, image, steps=0, loss=math.nan, expired=work.request.valid, started=False)
+        end = LoopResult(work.id, image, steps=0, loss=math.nan, expired=work.request.valid, started=False)
         work.ends.update(dict.fromkeys(range(self._program.outer_loops), (end, self._nan(image))))
         return self._result(work)
 
@@ -335,42 +244,3 @@ class Session:
             invalid=not work.request.valid,
             noise_id=work.noise_id,
         )
-
-
-def run_batch(
-    session: Session, requests: Iterable[Request], progress: Callable[[int], object] | None = None
-) -> BatchResult:
-    """All requests at once; ``progress`` is called with the number of results that have just come."""
-    results: list[Result] = []
-    with session:
-        for request in requests:
-            session.add(request)
-        while session.unfinished:
-            ended = session.step()
-            results += ended
-            if ended and progress is not None:
-                progress(len(ended))
-    return BatchResult.of(sorted(results, key=lambda result: result.request_id))
-
-
-def in_order(session: Session, requests: Iterable[Request]) -> Iterator[Result]:
-    """Results in the order of the requests, which are pulled as slots fall empty.
-
-    At most eight times as many as there are slots are between the door and the exit, so a stream of any length takes
-    bounded memory: an image that takes very long holds up the ones behind it, and then the door.
-    """
-    source = iter(requests)
-    ready: dict[int, Result] = {}
-    following = 0
-    with session:
-        while True:
-            window = 8 * session.chunk - session.unfinished - len(ready)
-            if session.has_capacity and window > 0:
-                for request in islice(source, min(session.chunk, window)):
-                    session.add(request)
-            if not session.unfinished:
-                return
-            ready.update((result.request_id, result) for result in session.step())
-            while following in ready:
-                yield ready.pop(following)
-                following += 1

@@ -16,7 +16,7 @@ class Slots:
 
     Attributes:
         size: S.
-        keys: what occupies each slot, None where it is empty.
+        ids: what occupies each slot, None where it is empty.
         slot_steps: evaluations that the device was asked for since ``clear``, one a slot and step.
     """
 
@@ -34,7 +34,7 @@ class Slots:
         without an image is not run.
         """
         self.size = len(images)
-        self.keys: list[int | None] = [None] * self.size
+        self.ids: list[int | None] = [None] * self.size
         self.slot_steps = 0
         self._chunk = chunk or self.size
         self._step = step
@@ -47,7 +47,7 @@ class Slots:
 
     def clear(self, delta: float) -> None:
         """Empty every slot, and set the threshold."""
-        self.keys = [None] * self.size
+        self.ids = [None] * self.size
         self.slot_steps = 0
         self._limits.zero_()
         self._steps.zero_()
@@ -58,32 +58,32 @@ class Slots:
         part = slice(start, start + self._chunk)
         return self._images[part], self._steps[part], self._limits[part], self._delta
 
-    def free(self) -> list[int]:
+    def free_slots(self) -> list[int]:
         """The empty slots."""
-        return [slot for slot, key in enumerate(self.keys) if key is None]
+        return [slot for slot, id in enumerate(self.ids) if id is None]
 
-    def put(self, slots: list[int], keys: Sequence[int], images: Tensor, steps: Tensor, limits: Tensor) -> None:
+    def insert(self, slots: list[int], ids: Sequence[int], images: Tensor, steps: Tensor, limits: Tensor) -> None:
         """Let images enter: (n, C, H, W) float32, with (n,) int32 steps done and allowed."""
         rows = to_device(torch.tensor(slots), self._images.device)
         self._images[rows] = images
         self._steps[rows] = steps
         self._limits[rows] = limits
-        for slot, key in zip(slots, keys, strict=True):
-            self.keys[slot] = key
+        for slot, id in zip(slots, ids, strict=True):
+            self.ids[slot] = id
 
-    def take(self, slots: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def evict(self, slots: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Let images leave: copies of their (n, ...) image, steps, limit and last loss; the slots are empty then."""
         rows = to_device(torch.tensor(slots), self._images.device)
         out = self._images[rows], self._steps[rows], self._limits[rows], self._loss[rows]
         self._limits[rows] = 0
         for slot in slots:
-            self.keys[slot] = None
+            self.ids[slot] = None
         return out
 
     def advance(self) -> list[int]:
         """Run one step. Returns the occupied slots that did not need it: they are done."""
         for start in range(0, self.size, self._chunk):
-            if any(key is not None for key in self.keys[start : start + self._chunk]):
+            if any(id is not None for id in self.ids[start : start + self._chunk]):
                 self.advance_chunk(start)
         return self._done(self._running.tolist())
 
@@ -99,4 +99,4 @@ class Slots:
             self._running[part].copy_(running)
 
     def _done(self, running: list[bool]) -> list[int]:
-        return [slot for slot, key in enumerate(self.keys) if key is not None and not running[slot]]
+        return [slot for slot, id in enumerate(self.ids) if id is not None and not running[slot]]

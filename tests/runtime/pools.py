@@ -1,6 +1,6 @@
 """A pool of slots that are made when they are asked for, and a scheduler run to its end."""
 
-from fastdef.runtime import Tally
+from fastdef.runtime import Stats
 from fastdef.runtime.scheduler import Scheduler
 
 
@@ -18,9 +18,9 @@ class Made:
         pass
 
 
-def run(starts, pool, delta, tally=None, **options):
+def run(starts, pool, delta, stats=None, **options):
     """Everything that leaves, as it leaves; a start enters when there is room."""
-    scheduler = Scheduler(pool, delta, tally or Tally(), **options)
+    scheduler = Scheduler(pool, delta, stats or Stats(), **options)
     rest = list(starts)
     while rest or len(scheduler):
         while rest and scheduler.room > 0:

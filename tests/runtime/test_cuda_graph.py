@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastdef.runtime.cuda_graph import GraphedSlots, steps_a_look
-from fastdef.runtime.scheduler import Start
+from fastdef.runtime.pool import LoopRequest
 from fastdef.runtime.slots import Slots
 from tests.runtime.pools import Made, run
 
@@ -68,12 +68,12 @@ def step(images, steps, limits, delta):
 def starts(deadline=None):
     needed = [3, 0, 17, 1, 5, 200, 2, 2, 40, 8, 11, 0, 1]
     for key, count in enumerate(needed):
-        yield Start(key, torch.full((1, 2, 2), float(count)), limit=30, deadline=deadline)
+        yield LoopRequest(key, torch.full((1, 2, 2), float(count)), limit=30, deadline=deadline)
 
 
 def ends(make, sizes, deadline=None, **options):
-    left = sorted(run(starts(deadline), Made(make, sizes), 0.5, **options), key=lambda end: end.key)
-    return [(end.key, end.image.mean().item(), end.steps, end.loss, end.expired) for end in left]
+    left = sorted(run(starts(deadline), Made(make, sizes), 0.5, **options), key=lambda end: end.id)
+    return [(end.id, end.image.mean().item(), end.steps, end.loss, end.expired) for end in left]
 
 
 @pytest.mark.parametrize("sizes", [[4], [1, 2, 4]])

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from fastdef.runtime import Slots, Tally
-from fastdef.runtime.scheduler import Scheduler, Start
+from fastdef.runtime import Slots, Stats
+from fastdef.runtime.pool import LoopRequest
+from fastdef.runtime.scheduler import Scheduler
 from tests.runtime.pools import Made, run
 
 
@@ -18,7 +19,7 @@ def made(*sizes):
 
 
 def starts(needs, *, limit=10_000, deadline=None):
-    return [Start(key, torch.full((1, 1, 1), float(need)), limit, deadline) for key, need in enumerate(needs)]
+    return [LoopRequest(key, torch.full((1, 1, 1), float(need)), limit, deadline) for key, need in enumerate(needs)]
 
 
 @pytest.mark.parametrize("quantum", [None, 1, 5])
@@ -28,12 +29,12 @@ def test_every_image_leaves_once_with_its_own_number_of_steps(sizes, quantum):
 
     ends = list(run(starts(needs), made(*sizes), 0.0, quantum=quantum))
 
-    assert sorted(end.key for end in ends) == list(range(40))
-    assert all(end.steps == needs[end.key] and end.loss == 0.0 and not end.expired for end in ends)
+    assert sorted(end.id for end in ends) == list(range(40))
+    assert all(end.steps == needs[end.id] and end.loss == 0.0 and not end.expired for end in ends)
 
 
 def test_an_image_leaves_as_soon_as_it_is_done():
-    order = [end.key for end in run(starts([9, 1, 5, 1]), made(2), 0.0)]
+    order = [end.id for end in run(starts([9, 1, 5, 1]), made(2), 0.0)]
 
     assert order == [1, 2, 3, 0] or order == [1, 2, 0, 3]
 
@@ -55,7 +56,7 @@ def test_a_passed_deadline_lets_an_image_out_unfinished(monkeypatch):
     clock = iter(range(100))
     monkeypatch.setattr("fastdef.runtime.scheduler.time.monotonic", lambda: next(clock) / 2)
 
-    slow, quick = sorted(run(starts([1e6, 0], deadline=3.0), made(2), 0.0), key=lambda end: end.key)
+    slow, quick = sorted(run(starts([1e6, 0], deadline=3.0), made(2), 0.0), key=lambda end: end.id)
 
     assert (slow.expired, slow.started) == (True, True)
     assert slow.image.item() == 1e6 - slow.steps
@@ -63,18 +64,18 @@ def test_a_passed_deadline_lets_an_image_out_unfinished(monkeypatch):
 
 
 def test_slow_images_do_not_hold_up_the_others():
-    order = [end.key for end in run(starts([1000, 1000, *[3] * 100]), made(4), 0.0)]
+    order = [end.id for end in run(starts([1000, 1000, *[3] * 100]), made(4), 0.0)]
 
     assert order[-2:] == [0, 1]
 
 
 def looks_until(key, *, quantum):
     """Looks that an image of one step takes that comes after as many slow ones as there are slots."""
-    scheduler = Scheduler(made(4), 0.0, Tally(), quantum=quantum)
+    scheduler = Scheduler(made(4), 0.0, Stats(), quantum=quantum)
     for start in starts([300] * 4 + [1]):
         scheduler.add(start)
     for look in range(1, 1000):
-        if any(end.key == key for end in scheduler.advance()):
+        if any(end.id == key for end in scheduler.advance()):
             return look
     raise AssertionError("never")
 
@@ -85,7 +86,7 @@ def test_with_a_quantum_slow_images_make_room():
 
 
 def test_what_is_removed_is_forgotten_in_the_queue_and_in_a_slot():
-    scheduler = Scheduler(made(2), 0.0, Tally())
+    scheduler = Scheduler(made(2), 0.0, Stats())
     for start in starts([50, 50, 50, 1]):
         scheduler.add(start)
     scheduler.advance()
@@ -95,7 +96,7 @@ def test_what_is_removed_is_forgotten_in_the_queue_and_in_a_slot():
     ends = []
     while len(scheduler):
         ends += scheduler.advance()
-    assert [end.key for end in ends] == [3, 1]
+    assert [end.id for end in ends] == [3, 1]
 
 
 def test_the_batch_shrinks_as_the_queue_drains():
@@ -108,7 +109,7 @@ def test_the_batch_shrinks_as_the_queue_drains():
 
 def test_the_batch_grows_when_more_come():
     pool = made(1, 4, 16)
-    scheduler = Scheduler(pool, 0.0, Tally())
+    scheduler = Scheduler(pool, 0.0, Stats())
     first, *others = starts([30] * 10)
     scheduler.add(first)
     scheduler.advance()
@@ -127,9 +128,9 @@ def test_the_batch_grows_when_more_come():
 @pytest.mark.parametrize(("low", "high"), [(200, 500), (300, 301)])
 def test_nearly_all_steps_are_useful(low, high):
     needs = torch.randint(low, high, (1024,), generator=torch.Generator().manual_seed(0)).tolist()
-    tally = Tally()
+    stats = Stats()
 
-    list(run(starts(needs), made(1, 4, 16, 64), 0.0, tally))
+    list(run(starts(needs), made(1, 4, 16, 64), 0.0, stats))
 
-    assert tally.useful == sum(needs) + len(needs)
-    assert tally.useful / tally.slot_steps > 0.95
+    assert stats.useful == sum(needs) + len(needs)
+    assert stats.useful / stats.slot_steps > 0.95
