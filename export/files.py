@@ -97,7 +97,7 @@ def export_onnx(
         "known_answers": make_known_answers(checkpoint, shape, dtype=dtype),
     }
     files = {}
-    for artefact in _artefacts(checkpoint, shape, dtype):
+    for artefact in artefacts(checkpoint, shape, dtype):
         inputs = {name: _describe(value) for name, value in artefact.inputs.items()}
         for path, content, outputs in _forms(artefact, folder, described, opset=opset, masked=masked):
             with atomic_write(path) as temporary:
@@ -108,7 +108,8 @@ def export_onnx(
     return [*(folder / name for name in files), folder / MANIFEST]
 
 
-def _artefacts(checkpoint: Checkpoint, shape: tuple[int, int, int], dtype: torch.dtype) -> Iterator[Artefact]:
+def artefacts(checkpoint: Checkpoint, shape: tuple[int, int, int], dtype: torch.dtype) -> Iterator[Artefact]:
+    """The files of an export, before any format: ``classifier``, and with a defense ``step``, ``noised``, ``defended``."""
     images, model = torch.rand(3, *shape), InType(checkpoint.model, dtype)
     yield Artefact("classifier", Probabilities(model), {"images": images}, ("probabilities",))
     if checkpoint.defense is None:

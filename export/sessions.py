@@ -3,7 +3,7 @@
 Nothing is parsed that is not the file ``model.json`` names.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,10 @@ from fastdef._validate import check_installed
 from fastdef.export.manifest import MANIFEST, verified
 from fastdef.export.tensorrt_engines import tensorrt
 
+Provider = str | tuple[str, Mapping[str, Any]]
+
+_CPU = "CPUExecutionProvider"
+_ON_CUDA = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
 _ONNX = {
     "tensor(float)": torch.float32,
     "tensor(int32)": torch.int32,
@@ -31,12 +35,14 @@ class InferenceSession(Protocol):
         description: what the exporter wrote about the model, as JSON; None in a file of another's making.
         exact: whether float32 is computed in float32 throughout, which GPUs do not where TF32 will do.
         largest_batch: that it takes; None where any will do.
+        device: where it takes and gives tensors without a copy.
     """
 
     inputs: list[str]
     description: str | None
     exact: bool
     largest_batch: int | None
+    device: str
 
     def run(self, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """The outputs, in the file's order, on the device of the inputs."""
@@ -48,34 +54,41 @@ class OnnxSession:
 
     Args:
         path: the file.
-        providers: of ONNX Runtime, the first that can run a part runs it.
+        providers: of ONNX Runtime, names or pairs of a name and options; the first that can run a part runs it.
+        spinning: whether idle threads wait busily. That costs the cores that others could use, twice the CPU time in
+            all, and gains where a session alone is on the machine.
 
     Raises:
-        ValueError: if it is no ONNX file or not the one ``model.json`` names, or a provider is not to be had here; and
-            from a run that fails.
+        ValueError: if it is no ONNX file or not the one ``model.json`` names, or a provider is not to be had here, or
+            ONNX Runtime took others in its place; and from a run that fails.
     """
 
-    def __init__(self, path: Path, providers: Sequence[str]) -> None:
+    def __init__(self, path: Path, providers: Sequence[Provider], *, spinning: bool = True) -> None:
         check_installed("onnxruntime", extra="export", where="an export")
         import onnxruntime
 
         content = verified(path)
+        names = [provider if isinstance(provider, str) else provider[0] for provider in providers]
         there = onnxruntime.get_available_providers()
-        missing = [provider for provider in providers if provider not in there]
+        missing = [name for name in names if name not in there]
         if missing:
             raise ValueError(f"load_engine needs providers among {', '.join(there)}, got {', '.join(missing)}")
-        if any(provider != "CPUExecutionProvider" for provider in providers):
+        if any(name != _CPU for name in names):
             with suppress(Exception):  # a convenience of newer versions: torch's CUDA libraries serve both
                 onnxruntime.preload_dlls()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # it warns of initialisers that a Loop's body does not use
         options.intra_op_num_threads = torch.get_num_threads()
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         self._path = path
         with self._refusing():
             self._session = onnxruntime.InferenceSession(content, options, providers=list(providers))
+        check_providers(names, self._session.get_providers())
+        self._session.disable_fallback()  # nor later
         self.inputs = [given.name for given in self._session.get_inputs()]
-        self.exact = all(provider == "CPUExecutionProvider" for provider in providers)
+        self.exact = all(name == _CPU for name in names)
         self.largest_batch: int | None = None
+        self.device = "cuda" if names[0] in _ON_CUDA and torch.cuda.is_available() else "cpu"
         self.description = self._session.get_modelmeta().custom_metadata_map.get("fastdef")
 
     @contextmanager
@@ -115,6 +128,20 @@ class OnnxSession:
         return tuple(made.values())
 
 
+def check_providers(asked: Sequence[str], got: Sequence[str]) -> None:
+    """Refuse a session that runs elsewhere than asked: ONNX Runtime goes to the CPU where a library is missing.
+
+    Raises:
+        ValueError: naming what was asked and what there is.
+    """
+    lost = [name for name in asked if name not in got]
+    if lost:
+        raise ValueError(
+            f"ONNX Runtime cannot run {', '.join(lost)} here and took {', '.join(got)}: install the libraries it needs "
+            "(for CUDA: onnxruntime-gpu with CUDA and cuDNN of its version), or ask for what it took"
+        )
+
+
 class TensorRTSession:
     """An engine file in TensorRT, or TensorRT for RTX; on CUDA.
 
@@ -142,6 +169,7 @@ class TensorRTSession:
         modes = {name: self._engine.get_tensor_mode(name) for name in names}
         self.inputs = [name for name in names if modes[name] == self._trt.TensorIOMode.INPUT]
         self.exact = False
+        self.device = "cuda"
         self.largest_batch: int | None = self._engine.get_tensor_profile_shape(self.inputs[0], 0)[2][0]
         self._outputs = [name for name in names if modes[name] == self._trt.TensorIOMode.OUTPUT]
         manifest = path.parent / MANIFEST
