@@ -20,11 +20,11 @@ from fastdef.defense import uniform_noise
 from fastdef.export.arithmetic_noise import limbs
 from fastdef.export.known_answers import KnownAnswers, tolerance_of
 from fastdef.export.manifest import MANIFEST, read, read_description
-from fastdef.export.sessions import InferenceSession, OnnxSession, TensorRTSession
+from fastdef.export.opening import CPU, file_for, open_session
+from fastdef.export.sessions import InferenceSession, Provider
 from fastdef.runtime import Program, Request, Session, Slots, Stats, bucket_sizes, cpu_chunk, run_batch
 
 Array = NDArray[Any]
-CPU = ("CPUExecutionProvider",)
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,6 @@ class DrivenEngine(Engine):
         classifier: runs ``classifier``.
         description: the exporter's.
         slots: images under way at once.
-        device: where the sessions take their tensors.
     """
 
     def __init__(
@@ -153,11 +152,10 @@ class DrivenEngine(Engine):
         description: dict[str, Any],
         *,
         slots: int,
-        device: str,
     ) -> None:
         super().__init__(description, exact=step.exact and classifier.exact)
         self._opened: tuple[_SlotsOfFile, InferenceSession] | None = (_SlotsOfFile(step, slots=slots), classifier)
-        self._device = torch.device(device)
+        self._device = torch.device(step.device)
 
     def close(self) -> None:
         """Let go of the engines' memory."""
@@ -223,54 +221,56 @@ class _SlotsOfFile:
 
 
 def load_engine(
-    path: str | os.PathLike[str], *, providers: Sequence[str] = CPU, driven: bool = False, slots: int = 64
+    path: str | os.PathLike[str], *, providers: Sequence[Provider] = CPU, driven: bool = False, slots: int = 64
 ) -> Engine:
-    """Open an export.
+    """Open an export, and see that it gives the answers it is known to give.
 
     Args:
-        path: the folder that ``fastdef export`` wrote, or in it ``defended.onnx`` or ``defended.engine``.
-        providers: of ONNX Runtime, the first that can run a part runs it; "TensorRT" runs the ``.engine`` files.
+        path: the folder that ``fastdef export`` wrote, or in it ``defended.onnx``, ``.engine``, ``.xml`` or ``.pt2``.
+        providers: of ONNX Runtime, names or pairs of a name and options; the first that can run a part runs it. Alone:
+            "TensorRT" runs the ``.engine`` files, "OpenVINO" the ``.xml`` or else the ``.onnx`` files, "PT2" the
+            ``.pt2`` packages, which are programs: load none that you do not trust.
         driven: run ``step`` and ``classifier``, many images at once and each as long as it needs, in place of the
             whole in one file: faster, and what a server should take.
         slots: images under way at once, where it is driven.
 
     Raises:
         ValueError: if there is no such file, the folder's export was cut short, the file is not the one that
-            ``model.json`` beside it names, it is of another's making, cannot run here, or does not give the answers
-            that the export is known to give.
+            ``model.json`` beside it names, it is of another's making, cannot run here or would run elsewhere than on
+            the providers, or does not give the answers that the export is known to give.
     """
     place = Path(path)
     check_count(slots, name="slots", where="load_engine")
-    if not providers or not place.exists():
-        raise ValueError(f"load_engine needs a provider and what `fastdef export` wrote, got {providers} and {place}")
-    folder, ending = (place, "") if place.is_dir() else (place.parent, place.suffix)
-    engines = ending == ".engine" or list(providers) == ["TensorRT"]
-    names = ["step", "classifier"] if driven else ["defended"]
-    files = [folder / f"{name}{'.engine' if engines else '.onnx'}" for name in names]
-    if ending and not driven:
-        files = [place]
-    if place.is_dir():
-        read(place / MANIFEST)  # some of the files are there before an export is whole
-    for file in files:
-        if not file.is_file():
-            raise ValueError(f"load_engine needs a {file.name} that `fastdef export` wrote, and there is no {file}")
-    sessions: list[InferenceSession] = [
-        TensorRTSession(file) if engines else OnnxSession(file, providers) for file in files
-    ]
+    if not place.exists():
+        raise ValueError(f"load_engine needs what `fastdef export` wrote, and there is no {place}")
+    files = _files(place, providers, driven=driven)
+    sessions = [open_session(file, providers, spinning=not driven) for file in files]
     expected = ["images", "steps", "limits", "delta"] if driven else ["images", "ids", "seed"]
     if sessions[0].description is None or sessions[0].inputs != expected:
         raise ValueError(
             f"load_engine needs a {files[0].name} of `fastdef export`, got {place} with {sessions[0].inputs}"
         )
     description = read_description(sessions[0].description, source=files[0])
-    device = "cuda" if engines or providers[0] != CPU[0] else "cpu"
     engine = (
-        DrivenEngine(sessions[0], sessions[1], description, slots=slots, device=device)
+        DrivenEngine(sessions[0], sessions[1], description, slots=slots)
         if driven
         else WholeEngine(sessions[0], description)
     )
     engine.verify()
     return engine
+
+
+def _files(place: Path, providers: Sequence[Provider], *, driven: bool) -> list[Path]:
+    """Those to open, which are there."""
+    if place.is_dir():
+        read(place / MANIFEST)  # some of the files are there before an export is whole
+    folder = place if place.is_dir() else place.parent
+    names = ["step", "classifier"] if driven else ["defended"]
+    files = [place] if place.suffix and not driven else [file_for(folder, name, providers) for name in names]
+    for file in files:
+        if not file.is_file():
+            raise ValueError(f"load_engine needs a {file.name} that `fastdef export` wrote, and there is no {file}")
+    return files
 
 
 def _joined(parts: Sequence[EngineResult]) -> EngineResult:

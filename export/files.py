@@ -109,7 +109,7 @@ def export_onnx(
 
 
 def artefacts(checkpoint: Checkpoint, shape: tuple[int, int, int], dtype: torch.dtype) -> Iterator[Artefact]:
-    """The files of an export, before any format: ``classifier``, and with a defense ``step``, ``noised``, ``defended``."""
+    """The files of an export before any format: ``classifier``, with a defense ``step``, ``noised``, ``defended``."""
     images, model = torch.rand(3, *shape), InType(checkpoint.model, dtype)
     yield Artefact("classifier", Probabilities(model), {"images": images}, ("probabilities",))
     if checkpoint.defense is None:

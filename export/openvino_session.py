@@ -1,6 +1,7 @@
 """One file of an export in OpenVINO."""
 
 import io
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor
 
 from fastdef._validate import check_installed
-from fastdef.export.manifest import verified
+from fastdef.export.manifest import MANIFEST, MASKED, name_files, read, sha256, verified
+from fastdef.io import atomic_write
 
 _PRECISION = "INFERENCE_PRECISION_HINT"
 
@@ -23,11 +25,12 @@ class OpenVINOSession:
 
     Args:
         path: the ``.onnx`` or ``.xml`` file.
-        options: OpenVINO's properties, such as ``{"INFERENCE_PRECISION_HINT": "bf16"}``; ``DEVICE`` is "CPU" unless given.
+        options: OpenVINO's properties, such as ``{"INFERENCE_PRECISION_HINT": "bf16"}``, and ``DEVICE``, "CPU" unless
+            given.
 
     Raises:
-        ValueError: if OpenVINO is not installed, the file is not the one ``model.json`` names, or OpenVINO refuses it or
-            an option; and from a run that fails.
+        ValueError: if OpenVINO is not installed, the file is not the one ``model.json`` names, or OpenVINO refuses it
+            or an option; and from a run that fails.
     """
 
     def __init__(self, path: Path, options: Mapping[str, Any] | None = None) -> None:
@@ -39,7 +42,7 @@ class OpenVINOSession:
         content = verified(path)
         weights = verified(path.with_suffix(".bin")) if path.suffix == ".xml" else None
         self._path = path
-        with self._refusing():
+        with _refusing(self._path):
             core = openvino.Core()
             if weights is None:
                 model = core.read_model(io.BytesIO(content))
@@ -52,36 +55,49 @@ class OpenVINOSession:
         self.largest_batch: int | None = None
         self.device = "cpu"
 
-    @contextmanager
-    def _refusing(self) -> Iterator[None]:
-        try:
-            yield
-        except (RuntimeError, TypeError) as error:
-            reason = " ".join(str(error).split())[-300:]  # it begins with its own sources
-            raise ValueError(f"OpenVINO refuses {self._path}: {reason}") from error
-
     def run(self, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """See :class:`InferenceSession`."""
-        with self._refusing():
+        with _refusing(self._path):
             answered = self._model({name: value.numpy() for name, value in given.items()})
         return tuple(torch.from_numpy(answered[output]) for output in self._model.outputs)
 
 
-def write_openvino(source: Path, target: Path) -> None:
-    """Write an ONNX file as OpenVINO's ``.xml`` and the ``.bin`` beside it, float32 as it is.
+def export_openvino(folder: Path) -> list[Path]:
+    """Write OpenVINO's ``.xml`` and ``.bin`` of each file of an export beside it, float32 as it is.
 
     Raises:
-        ValueError: if OpenVINO is not installed, or does not take the file.
+        ValueError: if OpenVINO is not installed, the folder holds no export, or OpenVINO does not take a file.
     """
     check_installed("openvino", extra="openvino", where="OpenVINO")
+    files = read(folder / MANIFEST)["files"]
+    written: dict[Path, dict[str, Any]] = {}
+    for source in (folder / name for name in files if name.endswith(".onnx") and not name.endswith(MASKED)):
+        facts = {key: files[source.name][key] for key in ("inputs", "outputs") if key in files[source.name]}
+        for path, content in _converted(source).items():
+            with atomic_write(path) as temporary:
+                temporary.write_bytes(content)
+            written[path] = {**facts, "of": source.name, "sha256": sha256(content)}
+    name_files(folder / MANIFEST, {path.name: facts for path, facts in written.items()})
+    return list(written)
+
+
+def _converted(source: Path) -> dict[Path, bytes]:
     import openvino
 
     content = verified(source)
+    with tempfile.TemporaryDirectory() as made, _refusing(source):
+        xml = Path(made) / f"{source.stem}.xml"
+        openvino.save_model(openvino.Core().read_model(io.BytesIO(content)), xml, compress_to_fp16=False)
+        return {source.with_name(path.name): path.read_bytes() for path in (xml, xml.with_suffix(".bin"))}
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
     try:
-        model = openvino.Core().read_model(io.BytesIO(content))
-        openvino.save_model(model, target, compress_to_fp16=False)
-    except RuntimeError as error:
-        raise ValueError(f"OpenVINO refuses {source}: {' '.join(str(error).split())[-300:]}") from error
+        yield
+    except (RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())[-300:]  # it begins with its own sources
+        raise ValueError(f"OpenVINO refuses {path}: {reason}") from error
 
 
 def _described(model: Any) -> str | None:

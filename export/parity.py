@@ -16,8 +16,9 @@ from torch import Tensor
 
 from fastdef.checkpoint import Checkpoint
 from fastdef.defense import ActiveDefense
-from fastdef.export.engine import CPU, load_engine
+from fastdef.export.engine import load_engine
 from fastdef.export.float64_session import Float64Session
+from fastdef.export.opening import CPU
 from fastdef.export.sessions import OnnxSession
 
 PROBABILITY = 1e-4  # largest difference on the same input

@@ -5,9 +5,7 @@ would a program.
 """
 
 import io
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,7 +91,7 @@ class Pt2Session:
 def _packaged(artefact: Artefact) -> bytes:
     batch = Dim("batch", min=1, max=_LARGEST_BATCH)
     inputs = tuple(artefact.inputs.values())
-    dynamic: Sequence[Any] = tuple({0: batch} if value.ndim else None for value in inputs)
+    dynamic = tuple({0: batch} if value.ndim else None for value in inputs)
     package = io.BytesIO()
     try:
         with torch.no_grad(), quiet():

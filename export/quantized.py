@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from fastdef.checkpoint import Checkpoint
-from fastdef.export.engine import CPU
 from fastdef.export.files import Artefact, serialise
 from fastdef.export.manifest import MANIFEST, name_files, sha256, verified
 from fastdef.export.modules import InType, Probabilities
+from fastdef.export.opening import CPU
 from fastdef.export.sessions import OnnxSession
 from fastdef.io import atomic_write
 

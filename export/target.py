@@ -7,18 +7,19 @@ import torch
 from torch import Tensor
 
 from fastdef.evaluation.adaptive import Answers, Target
-from fastdef.export.engine import CPU, load_engine
-from fastdef.export.known_answers import Array, check_classifier
+from fastdef.export.engine import load_engine
 from fastdef.export.manifest import MANIFEST, read, sha256
-from fastdef.export.sessions import OnnxSession
+from fastdef.export.opening import CPU
+from fastdef.export.sessions import Provider
+from fastdef.export.verify import open_classifier
 
 
-def exported_target(folder: Path, *, providers: Sequence[str] = CPU, seed: int = 0) -> Target:
+def exported_target(folder: Path, *, providers: Sequence[Provider] = CPU, seed: int = 0) -> Target:
     """What ``fastdef export`` wrote, for the rows that need no gradients.
 
     Args:
         folder: of the export: with a defense its driven form answers, else ``classifier.onnx``.
-        providers: of ONNX Runtime.
+        providers: see :func:`load_engine`.
         seed: of the defense's noise.
 
     Raises:
@@ -28,7 +29,7 @@ def exported_target(folder: Path, *, providers: Sequence[str] = CPU, seed: int =
     defended = "defended.onnx" in read(manifest)["files"]
     identity = sha256(manifest.read_bytes())  # it holds the sha256 of every file
     if not defended:
-        return _plain(manifest, providers, identity)
+        return _plain(folder, providers, identity)
     engine = load_engine(folder, providers=providers, driven=True)
 
     def answer(images: Tensor, ids: Tensor) -> Answers:
@@ -39,16 +40,8 @@ def exported_target(folder: Path, *, providers: Sequence[str] = CPU, seed: int =
     return Target.opaque(answer, random=True, identity=identity)
 
 
-def _plain(manifest: Path, providers: Sequence[str], identity: str) -> Target:
-    file = manifest.parent / "classifier.onnx"
-    if not file.is_file():
-        raise ValueError(f"an export needs a {file.name}, and there is no {file}")
-    session = OnnxSession(file, providers)
-
-    def classify(images: Array) -> Array:
-        return session.run({session.inputs[0]: torch.from_numpy(images)})[0].numpy()
-
-    check_classifier(read(manifest), classify, exact=session.exact)
+def _plain(folder: Path, providers: Sequence[Provider], identity: str) -> Target:
+    session = open_classifier(folder, providers)
 
     def answer(images: Tensor, ids: Tensor) -> Answers:
         (probabilities,) = session.run({session.inputs[0]: images.contiguous()})

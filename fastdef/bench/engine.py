@@ -15,7 +15,8 @@ from torch import Tensor
 from fastdef.bench.machine import interleaved, machine
 from fastdef.checkpoint import load
 from fastdef.defense import ActiveDefense
-from fastdef.export.engine import CPU, load_engine
+from fastdef.export.engine import load_engine
+from fastdef.export.opening import CPU
 
 Answer = Callable[[Tensor], object]  # (N, C, H, W) images on the CPU -> whatever the engine answers
 

@@ -22,6 +22,7 @@ from fastdef.cli.layers import layers
 from fastdef.cli.serve import serve
 from fastdef.cli.train_afa import afa
 from fastdef.cli.train_smoothing import smoothing
+from fastdef.cli.verify import verify
 from fastdef.distributed import RankLost
 
 app = typer.Typer(
@@ -41,6 +42,7 @@ app.command()(serve)
 app.command()(layers)
 app.command()(calibrate)
 app.command()(export)
+app.command()(verify)
 app.command("import")(import_)
 train.command()(smoothing)
 train.command()(afa)

@@ -1,5 +1,6 @@
 """``fastdef export``: a model file as ONNX, defense and all."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -13,11 +14,20 @@ from fastdef.cli._shared import Size, Source, image_shape, parse_list
 from fastdef.data import Dataset, load_dataset
 from fastdef.evaluation import Attack
 from fastdef.export.files import export_onnx
+from fastdef.export.openvino_session import export_openvino
 from fastdef.export.parity import check_parity
+from fastdef.export.pt2 import export_pt2
 from fastdef.export.quantized import cost, export_small
 from fastdef.export.tensorrt_engines import EngineOptions, export_engines, tensorrt
 from fastdef.export.triton_repository import write_repository
 
+# The formats, and what each needs to be there.
+_FORMATS: dict[str, Callable[[], object]] = {
+    "onnx": lambda: None,
+    "openvino": lambda: check_installed("openvino", extra="openvino", where="--format openvino"),
+    "pt2": lambda: None,
+    "tensorrt": tensorrt,
+}
 _TYPES = {str(dtype)[6:]: dtype for dtype in (torch.float32, torch.float16, torch.bfloat16)}
 
 
@@ -36,7 +46,7 @@ def export(
     dtype: Annotated[
         str, typer.Option(help="of the networks inside: float32, float16, or bfloat16, for engines alone")
     ] = "float32",
-    format: Annotated[str, typer.Option(help="onnx, or tensorrt: engines of the same files too")] = "onnx",
+    format: Annotated[str, typer.Option(help="onnx; or beside those files openvino, pt2 or tensorrt too")] = "onnx",
     batches: Annotated[str, typer.Option(help="smallest, best and largest batch of the engines")] = "1,64,256",
     version_compatible: Annotated[bool, typer.Option(help="engines that later TensorRTs take too")] = False,
     hardware_compatible: Annotated[bool, typer.Option(help="engines for all GPUs from Ampere on")] = False,
@@ -47,11 +57,10 @@ def export(
     """Write classifier.onnx and, for a model with an Active Defense, defended.onnx, noised.onnx and step.onnx."""
     if dtype not in _TYPES:
         raise ValueError(f"--dtype needs to be among {', '.join(_TYPES)}, got {dtype!r}")
-    if format not in ("onnx", "tensorrt"):
-        raise ValueError(f"--format needs to be onnx or tensorrt, got {format!r}")
+    if format not in _FORMATS:
+        raise ValueError(f"--format needs to be among {', '.join(_FORMATS)}, got {format!r}")
     options = EngineOptions(_batches(batches), version_compatible, hardware_compatible, timing_cache)
-    if format == "tensorrt":
-        tensorrt()  # before the work
+    _FORMATS[format]()  # before the work
     if check or small:
         check_installed("onnxruntime", extra="export", where="its check")  # which they run
     checkpoint = load(model, source=source)
@@ -63,8 +72,13 @@ def export(
         typer.echo(f"wrote {path} ({path.stat().st_size / 2**20:.1f} MiB)")
     if small and dataset is not None:
         _small(checkpoint, out, dataset)
-    if format == "tensorrt":
-        for path in export_engines(out, options=options):
+    formats = {
+        "openvino": lambda: export_openvino(out),
+        "pt2": lambda: export_pt2(checkpoint, out, shape=shape, dtype=_TYPES[dtype]),
+        "tensorrt": lambda: export_engines(out, options=options),
+    }
+    if format in formats:
+        for path in formats[format]():
             typer.echo(f"wrote {path} ({path.stat().st_size / 2**20:.1f} MiB)")
     if triton_repository is not None:
         typer.echo(f"wrote {write_repository(out, triton_repository, name=name)}")

@@ -10,7 +10,7 @@ from fastdef.export.engine import load_engine
     [
         ("v2", {}, "what `fastdef export` wrote"),
         ("defnded.onnx", {"driven": True}, "what `fastdef export` wrote"),
-        ("", {"providers": []}, "needs a provider"),
+        ("", {"providers": []}, "at least one provider"),
         ("", {"driven": True, "slots": 0}, "slots > 0"),
     ],
 )

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastdef.export.engine import CPU, load_engine
+from fastdef.export.engine import load_engine
 from fastdef.export.files import export_onnx
 from fastdef.export.manifest import name_files, read, read_classes, read_description, sha256, verified
+from fastdef.export.opening import CPU
 from fastdef.export.parity import check_parity
 from fastdef.export.quantized import cost, export_small
 from fastdef.export.sessions import OnnxSession, TensorRTSession

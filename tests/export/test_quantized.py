@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from fastdef.export.engine import CPU
 from fastdef.export.manifest import read, sha256
+from fastdef.export.opening import CPU
 from fastdef.export.quantized import cost, export_small
 from fastdef.export.sessions import OnnxSession
 
