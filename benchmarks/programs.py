@@ -98,9 +98,8 @@ def naive(subject: Subject, dtype: torch.dtype, *, batch: int) -> Ends:
 
 def ours(subject: Subject, dtype: torch.dtype, *, slots: int, compile: bool = False) -> Ends:
     """The defense, on ``slots`` slots."""
-    config = subject.defense.config()
-    config.pop("kind")
-    defense = ActiveDefense(subject.model(dtype), **config, seed=subject.defense.seed, slots=slots, compile=compile)
+    options = {"seed": subject.defense.seed, "slots": slots, "compile": compile}
+    defense = ActiveDefense.from_config(subject.model(dtype), subject.defense.config(), **options)
     answers = defense.defend(subject.images.to(dtype))
     return Ends(answers.images, answers.steps, answers.loss, answers.logits.argmax(1))
 

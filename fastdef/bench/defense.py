@@ -116,9 +116,7 @@ def _contenders(
 
 
 def _like(defense: ActiveDefense, setting: Setting, **options: Any) -> ActiveDefense:
-    config = defense.config()
-    config.pop("kind")
-    return ActiveDefense(defense.model, **config, slots=setting.batch, **options)
+    return ActiveDefense.from_config(defense.model, defense.config(), slots=setting.batch, **options)
 
 
 def _in_lockstep(losses: Losses, setting: Setting) -> Contender:

@@ -30,9 +30,7 @@ def bench_solvers(defense: ActiveDefense, dataset: Dataset) -> dict[str, Any]:
     rows: dict[str, dict[str, Any]] = {}
     plain: dict[str, Tensor] = {}
     for name, solver in solvers.items():
-        config = defense.config()
-        config.pop("kind")
-        other = ActiveDefense(defense.model, **config, solver=solver, slots=defense.slots)
+        other = ActiveDefense.from_config(defense.model, defense.config(), solver=solver, slots=defense.slots)
         other.smooth(images[: defense.slots])  # compiles
         rows[name] = {}
         for kind, given in (("clean", images), ("attacked", attacked)):

@@ -17,7 +17,7 @@ from fastdef.bench.growth import bench_growth
 from fastdef.bench.solvers import bench_solvers
 from fastdef.checkpoint import load_for
 from fastdef.cli._evaluating import DTYPES
-from fastdef.cli._shared import DEFAULT_DEVICE, Device, check_device, parse_list
+from fastdef.cli._shared import DEFAULT_DEVICE, Device, Source, check_device, parse_list
 from fastdef.data import Dataset, load_dataset
 from fastdef.defense import ActiveDefense
 from fastdef.export.files import export_onnx
@@ -27,6 +27,7 @@ from fastdef.nn import build, parse_architecture
 
 def defense(
     model: Annotated[Path | None, typer.Option(help="a model file with an active defense")] = None,
+    source: Source = None,
     architecture: Annotated[str | None, typer.Option(help="instead of a model: one with random weights")] = None,
     data: Annotated[str, typer.Option(help="name of a data set")] = "fashion-mnist",
     root: Annotated[Path, typer.Option(help="folder that holds it; the shipped images if not given")] = ASSETS,
@@ -44,7 +45,7 @@ def defense(
     """Active Defense from a paper's loop to ours, one technique at a time, on the same images in one run."""
     dataset = load_dataset(data, "test", root=root).take(count).to(check_device(device))
     images = dataset.floats(0, len(dataset))
-    subject = _subject(model, architecture, dataset, device, {} if beta is None else {"beta": beta})
+    subject = _subject(model, architecture, dataset, device, {} if beta is None else {"beta": beta}, source)
     if ratio is not None:
         subject.calibrate(images, ratio=ratio)
     dtypes = {"none": None, **{name: dtype for name, dtype in DTYPES.items() if dtype.itemsize == 2}}
@@ -65,7 +66,12 @@ def defense(
 
 
 def _subject(
-    model: Path | None, architecture: str | None, dataset: Dataset, device: str, options: dict[str, Any]
+    model: Path | None,
+    architecture: str | None,
+    dataset: Dataset,
+    device: str,
+    options: dict[str, Any],
+    source: str | None,
 ) -> ActiveDefense:
     if model is not None and architecture is not None:
         raise ValueError("--architecture is in place of --model, got both")
@@ -75,7 +81,7 @@ def _subject(
         described = parse_architecture(architecture, num_classes=len(dataset.classes), in_channels=channels)
         return ActiveDefense(build(described).eval().to(device), **options)
     path = model or ASSETS / "smoothing.safetensors"
-    return ActiveDefense.from_checkpoint(load_for(path, dataset, device=device, labels=False), **options)
+    return ActiveDefense.from_checkpoint(load_for(path, dataset, device=device, labels=False, source=source), **options)
 
 
 def _print(console: Console, report: dict) -> None:  # type: ignore[type-arg]
@@ -104,6 +110,7 @@ def _print(console: Console, report: dict) -> None:  # type: ignore[type-arg]
 
 def solvers(
     model: Annotated[Path | None, typer.Option(help="a model file with an active defense")] = None,
+    source: Source = None,
     data: Annotated[str, typer.Option(help="name of a data set")] = "fashion-mnist",
     root: Annotated[Path, typer.Option(help="folder that holds it; the shipped images if not given")] = ASSETS,
     count: Annotated[int, typer.Option(min=1, help="images")] = 256,
@@ -113,7 +120,7 @@ def solvers(
     """What an accelerated descent saves and what it changes, beside Algorithm 1 as written."""
     dataset = load_dataset(data, "test", root=root).take(count).to(check_device(device))
     path = model or ASSETS / "smoothing.safetensors"
-    defense = ActiveDefense.from_checkpoint(load_for(path, dataset, device=device))
+    defense = ActiveDefense.from_checkpoint(load_for(path, dataset, device=device, source=source))
     report = bench_solvers(defense, dataset)
     table = Table(title=f"{report['images']} images of {report['data']}; {report['machine']['name']}")
     for column in ("solver", "images", "accuracy", "steps mean/max", "pixel rms", "rms to gradient", "images/s"):

@@ -26,7 +26,9 @@ def evaluate_afa(
     limit: Limit = None,
     eps: Annotated[str, typer.Option(help="strengths, in 255ths")] = "0,1,2,4,8",
     steps: Annotated[int, typer.Option(min=1, help="of PGD")] = 20,
-    layer: Annotated[str, typer.Option(help="whose channels are followed over the strengths")] = "block1",
+    layer: Annotated[
+        str | None, typer.Option(help="whose channels are followed over the strengths; the first group if not given")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 256,
     device: Device = DEFAULT_DEVICE,
     source: Source = None,

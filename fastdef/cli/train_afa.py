@@ -53,7 +53,9 @@ def afa(
     fusing_milestones: Annotated[str, typer.Option(help="and stage II's")] = "10",
     clip: Clip = 0.0,
     sequential: Annotated[bool, typer.Option("--sequential", help="Algorithm 1 as written, branch by branch")] = False,
-    layer: Annotated[str, typer.Option(help="the layer whose output is smoothed, where --delta is given")] = "block1",
+    layer: Annotated[
+        str | None, typer.Option(help="the layer smoothed, where --delta is given; the first group if not given")
+    ] = None,
     delta: Annotated[float | None, typer.Option(help="bound of a feature smoothing loss added to stage I")] = None,
     normalize: Normalize = True,
     augment: Augment = True,

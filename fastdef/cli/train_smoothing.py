@@ -23,7 +23,7 @@ from fastdef.cli._training import (
     load_train,
     parse_milestones,
 )
-from fastdef.nn import normalize_features, normalized
+from fastdef.nn import first_group, normalize_features, normalized
 from fastdef.training import TrainConfig, train_smoothing
 
 _FEATURES = {"raw": (0.02, 80.0), "normalized": (0.4, 1.5)}  # delta and beta: L_F has other units
@@ -43,7 +43,9 @@ def smoothing(
     milestones: Annotated[str, typer.Option(help="epochs at which a step schedule falls")] = "75,90",
     clip: Clip = 0.0,
     ema: Annotated[float, typer.Option(min=0, help="decay of the weights' average, 0 for none")] = 0.0,
-    layer: Annotated[str, typer.Option(help="the layer whose output is smoothed")] = "block1",
+    layer: Annotated[
+        str | None, typer.Option(help="the layer whose output is smoothed; the first group if not given")
+    ] = None,
     features: Annotated[
         str,
         typer.Option(
@@ -89,6 +91,7 @@ def smoothing(
     dataset, validation = load_train(data, root=root, download=download, limit=limit, device=place)
     model = build_model(architecture, dataset, normalize=normalize, seed=seed, device=place)
     if features == "normalized":
+        layer = first_group(model) if layer is None else layer
         normalize_features(model, layer=layer)
         layer = normalized(layer)
     with TrainingBar(epochs, max(1, len(dataset) // batch_size), out) as bar:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastdef._validate import check_count, check_images, check_positive
 from fastdef.checkpoint import Checkpoint
 from fastdef.defense.attackable import Attackable
+from fastdef.defense.layers import choose_layers
 from fastdef.defense.noise import uniform_noise
 from fastdef.defense.parameters import (
     Fixed,
@@ -42,14 +43,17 @@ from fastdef.runtime import (
     StepCache,
     check_model,
     check_weights,
+    describe_solver,
     device_and_dtype,
     forward,
     in_order,
+    parse_solver,
     run_batch,
     to_device,
 )
 
 _CONFIGURED = ("layer", "sigma", "beta", "delta", "max_steps", "outer_loops")  # what a model file keeps
+_WHERE_UNUSUAL = ("clamp", "solver")  # and that, where it is not the paper's
 
 
 class ActiveDefense(nn.Module):
@@ -97,6 +101,7 @@ class ActiveDefense(nn.Module):
     beta = Fixed[float]()
     solver = Fixed[Solver]()
     dtype = Fixed[torch.dtype]()
+    clamp = Fixed[bool]()
 
     def __init__(
         self,
@@ -122,7 +127,8 @@ class ActiveDefense(nn.Module):
         check_weights(model)
         self.model = model
         layer = first_group(model) if layer is None else layer
-        self._layer, self._beta, self._dtype, self._solver = layer, float(beta), dtype, solver or Gradient(float(beta))
+        self._layer, self._beta, self._dtype, self._clamp = layer, float(beta), dtype, clamp
+        self._solver = solver or Gradient(float(beta))
         self.sigma, self.delta = float(sigma), float(delta)
         self.max_steps = max_steps
         self.outer_loops = outer_loops
@@ -135,7 +141,7 @@ class ActiveDefense(nn.Module):
             solver=self.solver,
             dtype=dtype,
             compile=compile,
-            clamp=clamp,
+            clamp=self.clamp,
             slots=slots,
             shrinks=not deterministic,
         )
@@ -167,11 +173,51 @@ class ActiveDefense(nn.Module):
         Raises:
             ValueError: if the file describes no Active Defense, or its parameters are none.
         """
-        return cls(checkpoint.model, **{**check_config(checkpoint.defense, _CONFIGURED), **options})
+        return cls.from_config(checkpoint.model, checkpoint.defense, **options)
+
+    @classmethod
+    def from_config(cls, model: nn.Module, config: dict[str, Any] | None, **options: Any) -> "ActiveDefense":
+        """The defense that :meth:`config` described, around a model; as :meth:`from_checkpoint`."""
+        described = check_config(config, (*_CONFIGURED, *_WHERE_UNUSUAL))
+        if "solver" in described:
+            described["solver"] = parse_solver(described["solver"])
+        return cls(model, **{**described, **options})
+
+    @classmethod
+    def auto(cls, model: nn.Module, images: Tensor, *, ratio: float = 0.92, **options: Any) -> "ActiveDefense":
+        """A defense whose layer, step size and threshold are chosen by clean images.
+
+        The layer is the first of :func:`choose_layers`, beta is the paper's 80 scaled by its size M, and delta is
+        calibrated. Whether it helps against an attack, ``fastdef evaluate-adaptive`` says.
+
+        Args:
+            model: a classifier, in eval mode.
+            images: (N, C, H, W) clean images in [0, 1], two or more; not the ones that will be reported on.
+            ratio: delta over the clean mean of L_F.
+            options: keyword arguments of the class; ``layer``, ``beta`` or ``delta`` among them are not chosen.
+
+        Raises:
+            ValueError: for images that are not that, or a model without a layer to smooth.
+        """
+        chosen = choose_layers(model, images, sigma=options.get("sigma", 0.075))
+        if (layer := options.get("layer")) is not None:
+            chosen = [choice for choice in chosen if choice.name == layer]
+        suggested = {"layer": chosen[0].name, "beta": chosen[0].beta} if chosen else {}
+        defense = cls(model, **{**suggested, **options})
+        if "delta" not in options:
+            defense.calibrate(images, ratio=ratio)
+        return defense
 
     def config(self) -> dict[str, Any]:
-        """What :func:`fastdef.save` takes as ``defense``, and :meth:`from_checkpoint` reads; a solver is not kept."""
-        return {"kind": "active", **{name: getattr(self, name) for name in _CONFIGURED}}
+        """What :func:`fastdef.save` takes as ``defense``, and :meth:`from_checkpoint` reads.
+
+        Raises:
+            ValueError: for a solver of the caller's own, which a file cannot hold.
+        """
+        unusual: dict[str, Any] = {"clamp": True} if self.clamp else {}
+        if self.solver != Gradient(self.beta):
+            unusual["solver"] = describe_solver(self.solver)
+        return {"kind": "active", **{name: getattr(self, name) for name in _CONFIGURED}, **unusual}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_fresh_ids": None, "_drawn": self._fresh_ids is not None}
@@ -370,7 +416,10 @@ class ActiveDefense(nn.Module):
     def masked_step(self, like: Tensor) -> MaskedStep:
         """One step for a batch like ``like`` (N, C, H, W), traced and not compiled: what an exporter takes."""
         check_model(self.model)
-        return self._steps.step(torch.zeros_like(self._place(like)))
+        example = torch.zeros_like(self._place(like))
+        step = self._steps.step(example)
+        step.write_out(example)
+        return step
 
     def extra_repr(self) -> str:
         """The parameters, as in the paper."""

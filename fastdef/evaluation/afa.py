@@ -14,7 +14,7 @@ from fastdef.data import Dataset
 from fastdef.evaluation.accuracy import Accuracy
 from fastdef.evaluation.attack import Attack
 from fastdef.evaluation.shift import Shift, Watch
-from fastdef.nn import AFA2d, MultiBatchNorm2d, branch, fixed_fusing_weight
+from fastdef.nn import AFA2d, MultiBatchNorm2d, branch, first_group, fixed_fusing_weight
 
 PAPER = (0.0, 1 / 255, 2 / 255, 4 / 255, 8 / 255)
 
@@ -78,7 +78,7 @@ def evaluate_strengths(
     *,
     strengths: Sequence[float] = PAPER,
     steps: int = 20,
-    layer: str = "block1",
+    layer: str | None = None,
     parts: bool = True,
     batch_size: int = 256,
     seed: int = 0,
@@ -93,7 +93,7 @@ def evaluate_strengths(
         dataset: with at least one image.
         strengths: eps, in pixel units, from 0 up.
         steps: of PGD, each 2.5 eps / steps long.
-        layer: whose channels' mean and variance are followed over the strengths.
+        layer: whose channels' mean and variance are followed over the strengths; the first group if None.
         parts: each part of the model too, and the attacks at the strongest; else the whole under PGD alone.
         batch_size: images at once.
         seed: of the random starts.
@@ -106,6 +106,7 @@ def evaluate_strengths(
         raise ValueError(f"evaluate_strengths needs images and a batch size, got {len(dataset)} and {batch_size}")
     if not strengths or min(strengths) < 0:
         raise ValueError(f"evaluate_strengths needs strengths from 0 up, got {tuple(strengths)}")
+    layer = first_group(model) if layer is None else layer
     batches = _Batches(dataset, batch_size, seed, progress)
     rows: dict[str, list[Accuracy]] = {}
     shifts: list[Shift] = []

@@ -5,20 +5,20 @@ from torch import Tensor, nn
 
 from fastdef.nn._branches import record_conversion
 from fastdef.nn._conversions import register_conversion
-from fastdef.nn._layers import find_layer
+from fastdef.nn._layers import find_layer, first_group
 from fastdef.nn._prefix import prefix
 
 _CHILD = "normalized"
 _SIDE = 32  # of the image by which the channels are found
 
 
-def normalized(layer: str) -> str:
+def normalized(layer: str | None = None) -> str:
     """The name of the layer that ``normalize_features`` puts behind ``layer``."""
     return f"{layer}.{_CHILD}"
 
 
 @register_conversion("normalized_features")
-def normalize_features(model: nn.Module, *, layer: str = "block1") -> nn.Module:
+def normalize_features(model: nn.Module, *, layer: str | None = None) -> nn.Module:
     """Put a batch norm without weights behind ``layer``, for the smoothing loss alone to look at.
 
         F'_c = (F_c - E[F_c]) / sqrt(Var[F_c] + eps)        E, Var: of the batch; of training, in eval mode
@@ -29,7 +29,7 @@ def normalize_features(model: nn.Module, *, layer: str = "block1") -> nn.Module:
 
     Args:
         model: any classifier.
-        layer: whose output is (N, C, H, W) features.
+        layer: whose output is (N, C, H, W) features; the first group if None.
 
     Returns:
         The model.
@@ -37,6 +37,7 @@ def normalize_features(model: nn.Module, *, layer: str = "block1") -> nn.Module:
     Raises:
         ValueError: if there is no such layer, its output is no (N, C, H, W), or this was done before.
     """
+    layer = first_group(model) if layer is None else layer
     followed = find_layer(model, layer, where="normalize_features")
     if hasattr(followed, _CHILD):
         raise ValueError(f"normalize_features needs a layer that it has not been given before, got {layer!r}")

@@ -21,4 +21,6 @@ from fastdef.runtime.slots import Slots as Slots
 from fastdef.runtime.solvers import Gradient as Gradient
 from fastdef.runtime.solvers import Polyak as Polyak
 from fastdef.runtime.solvers import Solver as Solver
+from fastdef.runtime.solvers import describe_solver as describe_solver
+from fastdef.runtime.solvers import parse_solver as parse_solver
 from fastdef.runtime.step import MaskedStep as MaskedStep

@@ -1,7 +1,7 @@
 """How far one step of Active Defense goes along the gradient."""
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -69,3 +69,31 @@ class Polyak:
         square = direction.square().sum(dim=(1, 2, 3))
         length = (loss - (1 - self.margin) * delta) * features / square.clamp_min(1e-30)
         return length.clamp_max(self.most / features).view(-1, 1, 1, 1)
+
+
+_NAMES: dict[str, type[Gradient] | type[Polyak]] = {"gradient": Gradient, "polyak": Polyak}
+
+
+def describe_solver(solver: Solver) -> dict[str, Any]:
+    """What :func:`parse_solver` makes the same solver from; JSON can hold it.
+
+    Raises:
+        ValueError: for a solver of the caller's own, which a file cannot hold.
+    """
+    for name, kind in _NAMES.items():
+        if isinstance(solver, Gradient | Polyak) and type(solver) is kind:
+            return {"name": name, **asdict(solver)}
+    raise ValueError(f"a model file or an export needs a solver among {', '.join(_NAMES)}, got {solver!r:.80}")
+
+
+def parse_solver(described: Any) -> Solver:
+    """The solver that a file describes.
+
+    Raises:
+        ValueError: if it describes none.
+    """
+    try:
+        options = dict(described)
+        return _NAMES[options.pop("name")](**options)
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"a solver needs a name among {', '.join(_NAMES)} and its numbers, got {described}") from error

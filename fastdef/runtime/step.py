@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from fastdef.runtime.forms import write_out
 from fastdef.runtime.plain import PlainStep
 from fastdef.runtime.solvers import Solver
 from fastdef.runtime.trace import TracedStep
@@ -37,6 +38,11 @@ class MaskedStep(nn.Module):
     def any_batch(self) -> bool:
         """Whether it is one graph for every batch size, which an exporter takes."""
         return isinstance(self.step, TracedStep) and self.step.any_batch
+
+    def write_out(self, example: Tensor) -> None:
+        """Have no operator that exporters know no form of; ``example`` is a batch of images."""
+        if isinstance(self.step, TracedStep):
+            write_out(self.step.graph, example)
 
     def forward(
         self, images: Tensor, steps: Tensor, limits: Tensor, delta: Tensor

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from torch import Tensor
 
+from fastdef._version import VERSION
 from fastdef.serving.asking import Service
 from fastdef.serving.bodies import Refusal, read_body
 
@@ -30,7 +31,7 @@ def kserve(service: Service) -> APIRouter:
 
     @router.get("")
     async def server() -> JSONResponse:
-        return JSONResponse({"name": "fastdef", "version": _version(), "extensions": []})
+        return JSONResponse({"name": "fastdef", "version": VERSION, "extensions": []})
 
     @router.get("/health/live")
     async def live() -> JSONResponse:
@@ -105,9 +106,3 @@ def _parse(body: bytes, shape: tuple[int, int, int]) -> tuple[str | None, Tensor
 
 def _output(name: str, kind: str, shape: list[int], data: list[Any]) -> dict[str, Any]:
     return {"name": name, "datatype": kind, "shape": shape, "data": data}
-
-
-def _version() -> str:
-    import fastdef
-
-    return fastdef.__version__

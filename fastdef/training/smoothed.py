@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fastdef._validate import check_positive
 from fastdef.data import Dataset
 from fastdef.losses import smoothing_penalty
-from fastdef.nn import tap
+from fastdef.nn import first_group, tap
 from fastdef.training.method import Method
 
 
@@ -18,17 +18,17 @@ class Smoothed:
 
     Args:
         method: gives L by one forward of its model.
-        layer: whose output is smoothed.
+        layer: whose output is smoothed; the first group's if None.
         delta: below it a sample's features are left alone.
 
     Raises:
         ValueError: for a delta that is not positive.
     """
 
-    def __init__(self, method: Method, *, layer: str = "block1", delta: float = 0.02) -> None:
+    def __init__(self, method: Method, *, layer: str | None = None, delta: float = 0.02) -> None:
         check_positive(delta, name="delta", where="Smoothed")
         self.method, self.model = method, method.model
-        self.layer, self.delta = layer, delta
+        self.layer, self.delta = first_group(method.model) if layer is None else layer, delta
 
     def config(self) -> dict[str, Any]:
         """The method's, and the two parameters."""

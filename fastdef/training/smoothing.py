@@ -17,7 +17,7 @@ from fastdef.checkpoint import save
 from fastdef.data import Dataset
 from fastdef.defense import ActiveDefense
 from fastdef.losses import smoothing_penalty, smoothness
-from fastdef.nn import architecture_of, tap
+from fastdef.nn import architecture_of, first_group, tap
 from fastdef.ops import smoothing_loss
 from fastdef.training.calibrate import CALIBRATED_ON
 from fastdef.training.config import TrainConfig
@@ -33,18 +33,19 @@ class Smoothing:
 
     Args:
         model: the classifier to train.
-        layer: name of the submodule whose output is to be smooth; its raw output, before any batch norm.
+        layer: name of the submodule whose output is to be smooth; its raw output, before any batch norm. The first
+            group if None.
         delta: below it a sample's features are left alone; 0 turns the term off: standard training.
 
     Raises:
         ValueError: for a delta under 0 or not finite.
     """
 
-    def __init__(self, model: nn.Module, *, layer: str = "block1", delta: float = 0.02) -> None:
+    def __init__(self, model: nn.Module, *, layer: str | None = None, delta: float = 0.02) -> None:
         if not 0 <= delta < math.inf:
             raise ValueError(f"Smoothing needs a delta from 0 up, got {delta}")
         self.model = model
-        self.layer = layer
+        self.layer = first_group(model) if layer is None else layer
         self.delta = delta
 
     def config(self) -> dict[str, Any]:
@@ -104,7 +105,7 @@ def train_smoothing(
     config: TrainConfig,
     folder: Path,
     *,
-    layer: str = "block1",
+    layer: str | None = None,
     delta: float = 0.02,
     sigma: float = 0.075,
     beta: float = 80.0,
@@ -121,7 +122,7 @@ def train_smoothing(
         validation: held out; the defense's threshold is calibrated on it.
         config: hyperparameters.
         folder: where the run lives; see :func:`fit`.
-        layer: the smoothed layer.
+        layer: the smoothed layer; the first group if None.
         delta: of the training loss.
         sigma: of the defense.
         beta: of the defense.
@@ -142,7 +143,7 @@ def train_smoothing(
     check_positive(ratio, name="ratio", where="train_smoothing")
 
     def write(shipped: nn.Module, record: dict[str, Any]) -> None:
-        defense = ActiveDefense(shipped, layer, sigma=sigma, beta=beta)
+        defense = ActiveDefense(shipped, method.layer, sigma=sigma, beta=beta)
         defense.calibrate(validation.floats(0, CALIBRATED_ON), ratio=ratio)
         save(
             folder / MODEL,

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import fastdef
 from fastdef._validate import check_installed
+from fastdef._version import VERSION
 from fastdef.data import Dataset
 from fastdef.evaluation.adaptive.budget import AutoAttackEffort
 from fastdef.evaluation.adaptive.pictures import draw_curves, draw_examples, draw_steps
@@ -107,7 +107,7 @@ def _page(results: AdaptiveResults, target: Target, dataset: Dataset, *, name: s
         name=name,
         results=results,
         headline=results.headline,
-        version=fastdef.__version__,
+        version=VERSION,
         settings=results.settings,
         settings_text=json.dumps(results.settings, indent=1),
         robustbench=robustbench,

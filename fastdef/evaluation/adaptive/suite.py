@@ -270,8 +270,9 @@ def _settings(
 
 
 def _described(defense: ActiveDefense) -> dict[str, Any]:
-    options = {"seed": defense.seed, "solver": repr(defense.solver), "dtype": str(defense.dtype).removeprefix("torch.")}
-    return {**defense.config(), **options}
+    names = ("layer", "sigma", "beta", "delta", "max_steps", "outer_loops", "clamp", "seed")
+    options = {"solver": repr(defense.solver), "dtype": str(defense.dtype).removeprefix("torch.")}
+    return {"kind": "active", **{name: getattr(defense, name) for name in names}, **options}
 
 
 def _fast(target: Target, budget: Budget, images: int) -> Target:
