@@ -1,5 +1,6 @@
 """Data sets by name, whole and as uint8; batches and augmentation on the device; image files."""
 
+from fastdef.data._decode import Decoder as Decoder
 from fastdef.data._idx import write_idx as write_idx
 from fastdef.data._sha256 import sha256 as sha256
 from fastdef.data.batches import Batches as Batches

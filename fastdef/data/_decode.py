@@ -1,12 +1,13 @@
-"""Encoded images to uint8 tensors."""
+"""Encoded images to uint8 tensors: the one decoder of all ways in."""
 
-import io
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,10 @@ import torch
 from torch import Tensor
 
 from fastdef.data._errors import one_line
+from fastdef.data._parts import NotShown
+from fastdef.data._picture import Colour, Picture
 
+READ = "PNG, JPEG, WebP, BMP or PNM"
 Array = np.ndarray[Any, Any]
 
 _MOST_PIXELS = 64 * 1024 * 1024  # a picture of 8,192 x 8,192; more is a bomb
@@ -37,41 +41,132 @@ def read_bytes(file: Path) -> bytes:
         raise ValueError(f"{file} needs to be a readable file: {error.strerror or one_line(error)}") from error
 
 
-def decode(encoded: bytes, *, mode: str, name: str, size: tuple[int, int] | None = None) -> Tensor:
-    """One PNG or JPEG -> (C, H, W) uint8.
+class Decoder:
+    """Encoded images to what a viewer shows: one for files, trees, parquet and requests; for several threads too.
+
+    Orientation is applied, colour profiles are converted to sRGB. Refused is what has no one picture: animations,
+    pixels that are not opaque, colours that viewers do not agree on.
+
+    Args:
+        background: colour to put under what is not opaque, by a name or as "#rrggbb".
 
     Raises:
-        ValueError: naming ``name``, if it is not a whole image of a sane size; before it is decoded, if it is not of
-            ``size`` (H, W) where one is given.
+        ValueError: for what is no opaque colour.
     """
-    with _no_warnings():
-        return _to_tensor(_decode(encoded, mode, name, size)[None])[0]
+
+    def __init__(self, background: str | None = None) -> None:
+        self.background = None if background is None else _colour(background)
+        self._counts: Counter[str] = Counter()
+        self._lock = Lock()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was done to how many images so far, a line for each kind."""
+        with self._lock:
+            return tuple(f"{count} {_images(count)} {kind}" for kind, count in sorted(self._counts.items()))
+
+    def note(self, treatments: Iterable[str]) -> None:
+        """Count what was done to an image."""
+        with self._lock:
+            self._counts.update(treatments)
+
+    def decode(self, encoded: bytes, *, mode: str, name: str, size: tuple[int, int] | None = None) -> Tensor:
+        """One PNG, JPEG, WebP, BMP or PNM -> (C, H, W) uint8.
+
+        Raises:
+            ValueError: naming ``name``, if it is not one whole picture of a sane size; before it is decoded, if it is
+                not of ``size`` (H, W) where one is given.
+        """
+        with _no_warnings():
+            return _to_tensor(self._array(encoded, mode, name, size)[None])[0]
+
+    def decode_all(
+        self, encoded: Iterable[tuple[str, bytes]], count: int, *, mode: str, size: int | None = None
+    ) -> Tensor:
+        """``count`` (name, bytes) pairs -> (N, C, H, W) uint8, on a few threads; Pillow lets go of the interpreter.
+
+        Raises:
+            ValueError: for a broken image, or one that is not ``size`` pixels square, or without ``size`` not of the
+                first one's; naming it.
+        """
+        source = iter(encoded)
+        shape: tuple[int, ...] | None = None
+        out: Array | None = None
+        done = 0
+        # One filter for all threads: warnings' filters are the process's, and threads would restore them out of order.
+        with _no_warnings(), ThreadPoolExecutor() as pool:
+            while parts := [part for _ in range(_PARTS) if (part := list(islice(source, _PART)))]:
+                for part, arrays in zip(parts, pool.map(lambda part: self._part(part, mode), parts), strict=True):
+                    shape = shape or _first_size(part[0][0], arrays[0], size)
+                    _check_sizes(part, arrays, shape)
+                    if out is None:
+                        out = np.empty((count, *arrays[0].shape), dtype=np.uint8)
+                    out[done : done + len(arrays)] = arrays
+                    done += len(arrays)
+        if out is None:
+            raise ValueError("a data set needs at least one image, got none")
+        return _to_tensor(out)
+
+    def _part(self, part: list[tuple[str, bytes]], mode: str) -> list[Array]:
+        return [self._array(encoded, mode, name) for name, encoded in part]
+
+    def _array(self, encoded: bytes, mode: str, name: str, size: tuple[int, int] | None = None) -> Array:
+        """(H, W) or (H, W, 3) uint8."""
+        with _named(name, encoded):
+            picture = Picture(encoded)
+        _check_size(name, picture.size, size)
+        with _named(name, encoded):
+            array = np.array(picture.shown(mode, self.background))
+        self.note(picture.treatments)
+        return array
 
 
-def decode_all(encoded: Iterable[tuple[str, bytes]], count: int, *, mode: str, size: int | None = None) -> Tensor:
-    """``count`` (name, bytes) pairs -> (N, C, H, W) uint8, on a few threads; Pillow lets go of the interpreter.
+def is_gray(encoded: bytes, *, name: str) -> bool:
+    """Whether an image has no colours.
 
     Raises:
-        ValueError: for a broken image, or one that is not ``size`` pixels square, or without ``size`` not of the
-            first one's; naming it.
+        ValueError: naming ``name``, if it is not one whole picture.
     """
-    source = iter(encoded)
-    shape: tuple[int, ...] | None = None
-    out: Array | None = None
-    done = 0
-    # One filter for all threads: warnings' filters are the process's, and threads would restore them out of order.
-    with _no_warnings(), ThreadPoolExecutor() as pool:
-        while parts := [part for _ in range(_PARTS) if (part := list(islice(source, _PART)))]:
-            for part, arrays in zip(parts, pool.map(lambda part: _decode_part(part, mode), parts), strict=True):
-                shape = shape or _first_size(part[0][0], arrays[0], size)
-                _check_sizes(part, arrays, shape)
-                if out is None:
-                    out = np.empty((count, *arrays[0].shape), dtype=np.uint8)
-                out[done : done + len(arrays)] = arrays
-                done += len(arrays)
-    if out is None:
-        raise ValueError("a data set needs at least one image, got none")
-    return _to_tensor(out)
+    with _no_warnings(), _named(name, encoded):
+        return Picture(encoded).gray
+
+
+@contextmanager
+def _named(name: str, encoded: bytes) -> Iterator[None]:
+    """Whatever is raised within is a ValueError on ``name``: on damaged input Pillow raises what it stumbles over."""
+    from PIL import UnidentifiedImageError
+
+    try:
+        yield
+    except NotShown as error:
+        raise ValueError(f"{name} {error}") from error
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name} is not a whole {READ}, got {len(encoded)} bytes of something else") from error
+    except Exception as error:
+        raise ValueError(f"{name} is not a whole {READ}: {one_line(error)}") from error
+
+
+def _check_size(name: str, got: tuple[int, int], size: tuple[int, int] | None) -> None:
+    height, width = got
+    if size is not None and size != got:
+        raise ValueError(f"{name} needs to be {size[0]} x {size[1]} pixels, got {height} x {width}; or ask to resize")
+    if height * width > _MOST_PIXELS:
+        raise ValueError(f"{name} needs at most {_MOST_PIXELS} pixels, got {width} x {height}")
+
+
+def _images(count: int) -> str:
+    return "image was" if count == 1 else "images were"
+
+
+def _colour(text: str) -> Colour:
+    from PIL import ImageColor
+
+    try:
+        red, green, blue = ImageColor.getrgb(text)  # type: ignore[misc]  # of four, the last is alpha
+    except ValueError as error:
+        needed = "an opaque colour, such as white or #ffffff"
+        raise ValueError(f"a background needs to be {needed}, got {text!r:.80}") from error
+    return red, green, blue
 
 
 @contextmanager
@@ -80,40 +175,6 @@ def _no_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def _decode_part(part: list[tuple[str, bytes]], mode: str) -> list[Array]:
-    return [_decode(encoded, mode, name) for name, encoded in part]
-
-
-def _decode(encoded: bytes, mode: str, name: str, size: tuple[int, int] | None = None) -> Array:
-    """(H, W) or (H, W, 3) uint8."""
-    from PIL import Image, UnidentifiedImageError
-
-    array = None
-    try:
-        with Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG")) as image:
-            width, height = image.size
-            if width * height <= _MOST_PIXELS and size in (None, (height, width)):
-                array = np.array(_eight_bits(image).convert(mode))
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{name} is not a whole PNG or JPEG, got {len(encoded)} bytes of something else") from error
-    except Exception as error:  # on damaged input Pillow raises what it stumbles over, from OSError to KeyError
-        raise ValueError(f"{name} is not a whole PNG or JPEG: {one_line(error)}") from error
-    if array is None and size is not None:
-        raise ValueError(f"{name} needs to be {size[0]} x {size[1]} pixels, got {height} x {width}; or ask to resize")
-    if array is None:
-        raise ValueError(f"{name} needs at most {_MOST_PIXELS} pixels, got {width} x {height}")
-    return array
-
-
-def _eight_bits(image: Any) -> Any:
-    """Scale 16-bit gray, which Pillow would clip."""
-    from PIL import Image
-
-    if not image.mode.startswith("I"):
-        return image
-    return Image.fromarray((np.array(image).astype(np.float32) / 257).round().clip(0, 255).astype(np.uint8))
 
 
 def _first_size(name: str, array: Array, size: int | None) -> tuple[int, ...]:

@@ -17,7 +17,6 @@ class Facts:
         size: height and width.
         classes: names of the classes.
         flip: a mirrored image is of the same class.
-        names_in_files: the parquet files name the classes better than ``classes``, which only counts them.
     """
 
     repository: str
@@ -29,7 +28,6 @@ class Facts:
     size: int
     classes: tuple[str, ...]
     flip: bool = True
-    names_in_files: bool = False
 
 
 _SPLITS = {"train": "train", "test": "test"}
@@ -89,8 +87,7 @@ FACTS = {
         files={"train": "train", "test": "valid"},
         mode="RGB",
         size=64,
-        classes=_numbered(200),
-        names_in_files=True,  # copies of the set differ in which 200 of ImageNet's classes they number how
+        classes=_numbered(200),  # its files name them
     ),
     "fashion-mnist": Facts(
         repository="zalando-datasets/fashion_mnist",

@@ -3,15 +3,19 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastdef.data._decode import decode_all
+from fastdef.data._decode import Decoder
 from fastdef.data._errors import one_line
 from fastdef.data._facts import Facts
+
+_IMAGES = ["image", "img"]  # what a column of images is called where nothing says which it is
 
 
 def find_parquet(root: Path, facts: Facts, split: str) -> list[Path]:
@@ -35,68 +39,130 @@ def find_parquet(root: Path, facts: Facts, split: str) -> list[Path]:
     return files
 
 
-def read_parquet(files: list[Path], facts: Facts) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+def read_parquet(files: list[Path], facts: Facts, decoder: Decoder) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """(N, C, H, W) uint8 images, (N,) int64 labels, and the names of the classes.
+
+    The files' names of the classes win: the data set's own in another order number its labels anew, others are taken.
 
     Raises:
         ValueError: for a file that is not whole parquet, lacks the columns, or holds other images or labels than its
             data set; naming it.
     """
-    tables = [(file, _table(file, facts)) for file in files]
-    count = sum(len(table) for _, table in tables)
+    shards = [_shard(file, facts) for file in files]
+    count = sum(len(shard.labels) for shard in shards)
     if count == 0:
         raise ValueError(f"{files[0]} needs at least one image, got no rows")
-    names = (_names(tables[0][1], facts.label) or ()) if facts.names_in_files else ()
-    classes = names if len(names) == len(facts.classes) else facts.classes
-    labels = torch.cat([_labels(file, table.column(facts.label), len(classes)) for file, table in tables])
-    images = decode_all(_encoded(tables, facts), count, mode=facts.mode, size=facts.size)
+    named = [shard for shard in shards if shard.names]
+    classes = _classes(named, facts)
+    labels = torch.cat([_labels(shard, classes) for shard in shards])
+    images = decoder.decode_all(chain.from_iterable(map(_encoded, shards)), count, mode=facts.mode, size=facts.size)
     return images, labels, classes
 
 
-def _table(file: Path, facts: Facts) -> Any:
+@dataclass(frozen=True)
+class _Shard:
+    """A file's columns, and its own names of the classes, () where it has none but their numbers."""
+
+    file: Path
+    column: str
+    images: Any
+    labels: Any
+    names: tuple[str, ...]
+
+
+def _shard(file: Path, facts: Facts) -> _Shard:
     import pyarrow
     from pyarrow import parquet
 
     try:
-        names = parquet.read_schema(file).names
-        missing = [column for column in (facts.image, facts.label) if column not in names]
-        if missing:
-            raise ValueError(f"{file} needs the columns {facts.image} and {facts.label}, got {', '.join(names)[:200]}")
-        return parquet.read_table(file, columns=[facts.image, facts.label])
+        schema = parquet.read_schema(file)
+        features = _features(schema)
+        image = _column(schema.names, facts.image, _of_type(features, "Image") or _IMAGES)
+        label = _column(schema.names, facts.label, _of_type(features, "ClassLabel"))
+        if image is None or label is None:
+            needed = f"the columns {facts.image} and {facts.label}"
+            raise ValueError(f"{file} needs {needed}, got {', '.join(schema.names)[:200]}")
+        table = parquet.read_table(file, columns=[image, label])
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is not a whole parquet file: {one_line(error)}") from error
+    return _Shard(file, image, table.column(image), table.column(label), _names(file, features.get(label), facts))
 
 
-def _encoded(tables: list[tuple[Path, Any]], facts: Facts) -> Iterator[tuple[str, bytes]]:
+def _column(there: list[str], wanted: str, others: list[str]) -> str | None:
+    """The column of that name, or the one of the others that is there."""
+    if wanted in there:
+        return wanted
+    found = [name for name in others if name in there]
+    return found[0] if len(found) == 1 else None
+
+
+def _features(schema: Any) -> dict[str, Any]:
+    """What the hub's files tell of their columns, by name."""
+    try:
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        return {str(name): told for name, told in features.items() if isinstance(told, dict)}
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        return {}
+
+
+def _of_type(features: dict[str, Any], kind: str) -> list[str]:
+    return [name for name, told in features.items() if told.get("_type") == kind]
+
+
+def _names(file: Path, told: Any, facts: Facts) -> tuple[str, ...]:
+    """A file's own names of the classes; numbers in their order say nothing.
+
+    Raises:
+        ValueError: if they are not as many as the data set's classes, or two are one.
+    """
+    names = told.get("names") if isinstance(told, dict) else None
+    if not isinstance(names, list):
+        return ()
+    own = tuple(str(name) for name in names)
+    if len(own) != len(facts.classes) or len(set(own)) != len(own):
+        got = f"{len(set(own))} of {len(own)}: {', '.join(own)}"
+        raise ValueError(f"{file} needs names for {len(facts.classes)} classes, got {got}"[:300])
+    return () if own == tuple(map(str, range(len(own)))) else own
+
+
+def _classes(named: list[_Shard], facts: Facts) -> tuple[str, ...]:
+    """The classes of all files.
+
+    Raises:
+        ValueError: if two files name other ones.
+    """
+    for shard in named:
+        if set(shard.names) != set(named[0].names):
+            other = sorted(set(shard.names) - set(named[0].names))
+            raise ValueError(f"{shard.file} needs the classes of {named[0].file}, got {', '.join(other)}"[:300])
+    own = named[0].names if named else facts.classes
+    return facts.classes if set(own) == set(facts.classes) else own
+
+
+def _encoded(shard: _Shard) -> Iterator[tuple[str, bytes]]:
     from pyarrow import compute, types
 
-    for file, table in tables:
-        column = table.column(facts.image)
-        kind = column.type
-        if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-            column = compute.struct_field(column, "bytes")  # not the path beside it, which need not even be text
-        if not (types.is_binary(column.type) or types.is_large_binary(column.type)) or column.null_count:
-            got = f"{kind} with {column.null_count} missing"
-            raise ValueError(f"{file} needs encoded images in {facts.image}, got {got}")
-        for row, value in enumerate(value for chunk in column.chunks for value in chunk):
-            yield f"{file} row {row}", value.as_py()
+    column = shard.images
+    kind = column.type
+    if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        column = compute.struct_field(column, "bytes")  # not the path beside it, which need not even be text
+    if not (types.is_binary(column.type) or types.is_large_binary(column.type)) or column.null_count:
+        got = f"{kind} with {column.null_count} missing"
+        raise ValueError(f"{shard.file} needs encoded images in {shard.column}, got {got}")
+    for row, value in enumerate(value for chunk in column.chunks for value in chunk):
+        yield f"{shard.file} row {row}", value.as_py()
 
 
-def _labels(file: Path, column: Any, classes: int) -> Tensor:
+def _labels(shard: _Shard, classes: tuple[str, ...]) -> Tensor:
+    """(N,) int64, numbered as ``classes`` are."""
     from pyarrow import types
 
+    column, count = shard.labels, len(classes)
     if not types.is_integer(column.type) or column.null_count:
-        raise ValueError(f"{file} needs whole numbers as labels, got {column.type} with {column.null_count} missing")
+        got = f"{column.type} with {column.null_count} missing"
+        raise ValueError(f"{shard.file} needs whole numbers as labels, got {got}")
     values = column.to_pylist()
-    if values and not 0 <= min(values) <= max(values) < classes:
-        raise ValueError(f"{file} needs labels from 0 to {classes - 1}, got {min(values)} to {max(values)}")
-    return torch.tensor(values, dtype=torch.int64)
-
-
-def _names(table: Any, label: str) -> tuple[str, ...] | None:
-    """The classes' names as the hub's files carry them in their schema, or None."""
-    try:
-        names = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"][label]["names"]
-        return tuple(str(name) for name in names)
-    except (KeyError, TypeError, ValueError):
-        return None
+    if values and not 0 <= min(values) <= max(values) < count:
+        raise ValueError(f"{shard.file} needs labels from 0 to {count - 1}, got {min(values)} to {max(values)}")
+    number = torch.tensor([classes.index(name) for name in shard.names or classes])
+    return number[torch.tensor(values, dtype=torch.int64)]

@@ -1,94 +1,116 @@
-"""A folder of images by class: root/train/cat/1.png, root/test/dog/2.jpg; or unsplit, root/cat/1.png."""
+"""A folder of images by class, as torchvision's ImageFolder reads it: root/train/cat/1.png, root/test/dog/2.jpg.
 
+Or unsplit, root/cat/1.png. What lies deeper in a class's folder is of the class.
+"""
+
+from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from fastdef.data._decode import decode_all, read_bytes
-from fastdef.data._errors import one_line
+from fastdef.data._decode import Decoder, is_gray, read_bytes
+from fastdef.data._walk import files_below, image_files, is_image, is_unread
 
-ENDINGS = (".png", ".jpg", ".jpeg")
 WHOLE = "all"  # the split of a folder that has none
+ClassOrder = Literal["text", "number"]
+_NAMES = {"train": ("train",), "test": ("test",), "validation": ("val", "validation", "valid")}
+_SPLITS = {name for names in _NAMES.values() for name in names}
 
 
 def find_tree(root: Path, split: str) -> Path | None:
     """The split's folder, or None where there is none with a folder a class.
 
     Of :data:`WHOLE` it is ``root``, if that has images in a folder of it and is not split.
+
+    Raises:
+        ValueError: if it is there under two names.
     """
     if split != WHOLE:
-        return root / split if _folders(root / split) else None
+        found = [root / name for name in _NAMES[split] if _folders(root / name)]
+        if len(found) > 1:
+            raise ValueError(f"{root} needs one folder for {split}, got {' and '.join(path.name for path in found)}")
+        return found[0] if found else None
     folders = _folders(root)
-    split_already = not {"train", "test"}.isdisjoint(folders)
-    return root if not split_already and any(_images(root / name) for name in folders) else None
+    has_images = (next(files_below(root / name), None) is not None for name in folders)
+    return root if _SPLITS.isdisjoint(folders) and any(has_images) else None
 
 
 def read_tree(
-    folder: Path, *, mode: str | None = None, known: tuple[str, ...] = ()
-) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """(N, C, H, W) uint8 images, (N,) int64 labels, and the folders' names, sorted, as classes.
+    folder: Path,
+    *,
+    decoder: Decoder,
+    mode: str | None = None,
+    known: tuple[str, ...] = (),
+    class_order: ClassOrder = "text",
+) -> tuple[Tensor, Tensor, tuple[str, ...], tuple[str, ...]]:
+    """(N, C, H, W) uint8 images, (N,) int64 labels, the folders' names, in order, as classes, and what to tell of them.
 
-    The folders of "train" beside a ``folder`` "test" number the classes, so that a label means the same in each split.
+    The folders of "train" beside a ``folder`` number the classes, so that a label means the same in each split.
 
     Args:
         folder: of the split.
+        decoder: of the images.
         mode: "L" or "RGB"; by default gray where all images are gray, else RGB.
         known: the classes, where the folders bear no other names; a label then means what it means in other formats.
+        class_order: of the folders, where they are not ``known``: "text", as ImageFolder has them ("10" before "2"), or
+            "number", where all names are numbers.
 
     Raises:
         ValueError: for a class without images, a broken image, or images of several sizes.
     """
-    classes = tuple((folder.name == "test" and _folders(folder.parent / "train")) or _folders(folder))
-    classes = known if set(classes) <= set(known) else classes
+    classes = _classes(folder, known, class_order)
     files: list[Path] = []
     labels: list[int] = []
     for name in _folders(folder):
         if name not in classes:
             got = f"{name}, which {folder.parent / 'train'} has not"
             raise ValueError(f"{folder} needs a class of the training split, got {got}")
-        own = image_files(folder / name)
+        own = [file for file in image_files(folder / name) if not is_unread(file)]
+        if not own:
+            raise ValueError(f"{folder / name} needs at least one image of a kind that is read, got none")
         files += own
         labels += [classes.index(name)] * len(own)
-    mode = mode or ("L" if all(_is_gray(file) for file in files) else "RGB")
-    images = decode_all(((str(file), read_bytes(file)) for file in files), len(files), mode=mode)
-    return images, torch.tensor(labels), classes
+    mode = mode or ("L" if all(is_gray(read_bytes(file), name=str(file)) for file in files) else "RGB")
+    images = decoder.decode_all(((str(file), read_bytes(file)) for file in files), len(files), mode=mode)
+    return images, torch.tensor(labels), classes, (*_unread(folder), *_order(classes, known, class_order))
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The PNG and JPEG files of a folder, in order of name.
-
-    Raises:
-        ValueError: if there are none.
-    """
-    images = _images(folder)
-    if not images:
-        raise ValueError(f"{folder} needs at least one {' or '.join(ENDINGS)} file, got none")
-    return images
-
-
-def _images(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if _is_image(file))
+def _classes(folder: Path, known: tuple[str, ...], class_order: ClassOrder) -> tuple[str, ...]:
+    split = folder.name in _SPLITS - {"train"}
+    names = (split and _folders(folder.parent / "train")) or _folders(folder)
+    if set(names) <= set(known):
+        return known
+    if class_order == "number":
+        if not all(name.isdecimal() for name in names):
+            other = next(name for name in names if not name.isdecimal())
+            raise ValueError(f"{folder} needs folders that are numbers for the class order number, got {other}")
+        return tuple(sorted(names, key=int))
+    return tuple(names)
 
 
-def _is_image(file: Path) -> bool:
-    """By its name; and a pipe or a device would be waited for without end."""
-    return file.suffix.lower() in ENDINGS and not file.name.startswith(".") and file.is_file()
+def _order(classes: tuple[str, ...], known: tuple[str, ...], class_order: ClassOrder) -> list[str]:
+    if class_order == "number" or classes == known or not all(name.isdecimal() for name in classes):
+        return []
+    if list(classes) == sorted(classes, key=int):
+        return []
+    return ["numbered folders are in the order of text, 10 before 2, as torchvision has them; see the class order"]
+
+
+def _unread(folder: Path) -> list[str]:
+    """A line on the image files that are no part of the set: of other kinds, or in no folder of a class."""
+    below = (file for name in _folders(folder) for file in files_below(folder / name) if is_unread(file))
+    beside = sorted(file for file in folder.iterdir() if is_image(file))
+    files = [str(file.relative_to(folder)) for file in chain(beside, below)]
+    if not files:
+        return []
+    more = "" if len(files) <= 10 else ", ..."
+    return [f"{len(files)} image files of {folder} were not read: {', '.join(files[:10])}{more}"]
 
 
 def _folders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, numbers as such; those that begin with a dot are of some tool."""
+    """Names of the folders in a folder; those that begin with a dot are of some tool."""
     if not folder.is_dir():
         return []
-    names = sorted(child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
-    return sorted(names, key=int) if all(name.isdecimal() for name in names) else names
-
-
-def _is_gray(file: Path) -> bool:
-    from PIL import Image
-
-    try:
-        with Image.open(file, formats=("PNG", "JPEG")) as image:
-            return image.mode in ("L", "LA", "1") or image.mode.startswith("I")
-    except Exception as error:  # as in decoding, Pillow raises what it stumbles over
-        raise ValueError(f"{file} is not a whole PNG or JPEG: {one_line(error)}") from error
+    return sorted(child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from fastdef.data._sha256 import sha256
 
+_HOLDING_OUT = 0  # seed of the tenth to validate with: of every command the same, or one would train on another's
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -19,6 +21,7 @@ class Dataset:
         name: of the data set.
         split: "train", "test", "fit" or "validation".
         flip: whether a mirrored image is of the same class.
+        notes: what its user should know of how it was read: a line for each.
     """
 
     images: Tensor
@@ -27,6 +30,7 @@ class Dataset:
     name: str
     split: str
     flip: bool = True
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != torch.uint8:
@@ -52,9 +56,23 @@ class Dataset:
         Raises:
             ValueError: for a count under 1.
         """
-        if count < 1:
-            raise ValueError(f"{self.name} needs a count of images from 1 up, got {count}")
-        return self._part(0, count, self.split)
+        self._check_count(count)
+        return self._part(slice(count), self.split)
+
+    def subset(self, count: int, *, seed: int = 0) -> "Dataset":
+        """``count`` images drawn at random, of each class its share, or all where there are fewer.
+
+        A smaller subset is the beginning of a larger one. The notes name the classes that it lacks.
+
+        Args:
+            count: of images.
+            seed: of the draw.
+
+        Raises:
+            ValueError: for a count under 1.
+        """
+        self._check_count(count)
+        return self._part(stratified_order(self.labels, seed)[:count], self.split)
 
     def floats(self, start: int, stop: int) -> Tensor:
         """Images ``start`` to ``stop`` as float32 in [0, 1]."""
@@ -65,18 +83,50 @@ class Dataset:
         return sha256([self.images, self.labels])
 
     def fit(self) -> "Dataset":
-        """All but the last tenth: what a model is fitted to where its validation is held out."""
-        return self._part(0, len(self) - len(self) // 10, "fit")
+        """All but :meth:`validation`: what a model is fitted to where its validation is held out."""
+        order = stratified_order(self.labels, _HOLDING_OUT)
+        return self._part(order[: len(self) - len(self) // 10].sort().values, "fit")
 
     def validation(self) -> "Dataset":
-        """The last tenth.
+        """A tenth, of each class its share, drawn at random and always the same.
 
         Raises:
             ValueError: for fewer than ten images.
         """
         if len(self) < 10:
             raise ValueError(f"{self.name} needs ten images for a tenth to validate with, got {len(self)}")
-        return self._part(len(self) - len(self) // 10, len(self), "validation")
+        order = stratified_order(self.labels, _HOLDING_OUT)
+        return self._part(order[len(self) - len(self) // 10 :], "validation")
 
-    def _part(self, start: int, stop: int, split: str) -> "Dataset":
-        return replace(self, images=self.images[start:stop], labels=self.labels[start:stop], split=split)
+    def _check_count(self, count: int) -> None:
+        if count < 1:
+            raise ValueError(f"{self.name} needs a count of images from 1 up, got {count}")
+
+    def _part(self, rows: slice | Tensor, split: str) -> "Dataset":
+        labels = self.labels[rows]
+        note = self._lacking(labels, split)
+        return replace(self, images=self.images[rows], labels=labels, split=split, notes=self.notes + note)
+
+    def _lacking(self, labels: Tensor, split: str) -> tuple[str, ...]:
+        """A line on the classes that the whole has and a part has not."""
+        lacking = sorted(set(self.labels.tolist()) - set(labels.tolist()))
+        if not lacking:
+            return ()
+        names = ", ".join(self.classes[label] for label in lacking[:20])
+        return (f"{len(labels)} images of {self.name} {split} lack {len(lacking)} classes: {names}",)
+
+
+def stratified_order(labels: Tensor, seed: int) -> Tensor:
+    """(N,) labels -> (N,) their places in a random order, of which every part holds each class in its share.
+
+    The k-th image of a class of n comes at (k + 1/2) / n of the way; the images of a class, and classes that come at
+    the same place, are in random order.
+    """
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    drawn = labels.cpu()[order]
+    counts = drawn.bincount()
+    by_class = drawn.argsort(stable=True)
+    number = torch.empty_like(order)
+    number[by_class] = torch.arange(len(drawn)) - (counts.cumsum(0) - counts)[drawn[by_class]]
+    place = (number + 0.5) / counts[drawn].double()
+    return order[place.argsort(stable=True)]

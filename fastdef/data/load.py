@@ -1,93 +1,127 @@
 """Data sets by name."""
 
 import os
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
-import torch
+from torch import Tensor
 
+from fastdef.data._decode import Decoder
 from fastdef.data._errors import one_line, readable
 from fastdef.data._facts import FACTS, Facts
 from fastdef.data._idx import find_idx, read_idx
 from fastdef.data._parquet import find_parquet, read_parquet
-from fastdef.data._tree import WHOLE, find_tree, read_tree
+from fastdef.data._tree import WHOLE, ClassOrder, find_tree, read_tree
 from fastdef.data.dataset import Dataset
 
 SPLITS = ("train", "test", "fit", "validation", WHOLE)
 
 
 def load_dataset(
-    name: str, split: str, *, root: str | os.PathLike[str] | None = None, download: bool = False
+    name: str,
+    split: str,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    download: bool = False,
+    background: str | None = None,
+    class_order: ClassOrder = "text",
 ) -> Dataset:
     """Read a split of a data set into memory.
 
     What ``root`` holds decides how it is read: parquet files in the hub's schema, Fashion-MNIST's IDX files, or images
-    by class (root/train/<class>/*.png), for which any name will do. Where files come class by class, images are taken
-    from all classes in turn, so that the first ones and the last tenth hold them all.
+    by class (root/train/<class>/**/*.png), for which any name will do. Images come as a viewer shows them, in the order
+    they are stored in; the data set's notes say what was done to them. The classes that parquet files or folders name
+    win: a known name has the number that it always has.
 
     Args:
         name: cifar10, cifar100, svhn, tiny-imagenet, fashion-mnist; or your own, for images by class.
-        split: "train" or "test"; or of train "fit", all but the last tenth, and "validation", the last tenth; "all" for
-            images by class that are not split (root/<class>/*.png).
+        split: "train" or "test"; or "validation", of images by class the folder val or validation where there is one,
+            else a tenth of train; or "fit", the rest of train; "all" for images by class that are not split
+            (root/<class>/*.png).
         root: folder that holds the data.
         download: fetch it from the Hugging Face hub instead; the only thing here that uses the network.
+        background: colour to put under images that are not opaque, such as "white"; they are refused without.
+        class_order: of folders that are classes: "text", as torchvision's ImageFolder has them, or "number".
 
     Raises:
         ValueError: for an unknown name or split, or files that are missing, damaged, or of another schema.
     """
     if split not in SPLITS:
         raise ValueError(f"load_dataset needs a split among {', '.join(SPLITS)}, got {split!r}")
+    if class_order not in get_args(ClassOrder):
+        raise ValueError(f"load_dataset needs a class order among text and number, got {class_order!r}")
     if root is None and not download:
         raise ValueError(f"load_dataset needs root, a folder that holds {name}, or download=True, got neither")
-    stored = split if split in ("test", WHOLE) else "train"
-    folder = _download(name, stored) if root is None else Path(root)
+    folder = Path(root) if root is not None else _download(name, split if split in ("test", WHOLE) else "train")
+    source = _Source(name, folder, Decoder(background), class_order)
     with readable(folder):
         if not folder.is_dir():
             raise ValueError(f"load_dataset needs root to be a folder that holds {name}, got {folder}")
-        dataset = _in_turn(_read(name, folder, stored))
-    return {"fit": dataset.fit, "validation": dataset.validation}.get(split, lambda: dataset)()
+        return source.split(split)
 
 
-def _read(name: str, root: Path, split: str) -> Dataset:
-    facts = FACTS.get(name)
-    if facts is not None and split != WHOLE:
-        if files := find_parquet(root, facts, split):
-            return Dataset(*read_parquet(files, facts), name, split, facts.flip)
-        if name == "fashion-mnist" and (pair := find_idx(root, split)):
-            return Dataset(*read_idx(pair, facts), facts.classes, name, split, facts.flip)
-    if folder := find_tree(root, split):
-        mode, known, flip = (None, (), True) if facts is None else (facts.mode, facts.classes, facts.flip)
-        return Dataset(*read_tree(folder, mode=mode, known=known), name, split, flip)
-    raise ValueError(_missing(name, facts, root, split))
+@dataclass(frozen=True)
+class _Source:
+    """A data set in a folder."""
+
+    name: str
+    root: Path
+    decoder: Decoder
+    class_order: ClassOrder
+
+    def split(self, split: str) -> Dataset:
+        """Of train, what is held out is a tenth, unless it has a folder of its own."""
+        if split not in ("fit", "validation"):
+            return self._read(split)
+        if self._has_folder_of_validation():
+            return replace(self._read("train" if split == "fit" else split), split=split)
+        train = self._read("train")
+        return train.fit() if split == "fit" else train.validation()
+
+    def _has_folder_of_validation(self) -> bool:
+        return find_tree(self.root, "validation") is not None and self._find_files("train") is None
+
+    def _read(self, split: str) -> Dataset:
+        found = self._find_files(split)
+        images, labels, classes, notes = self._read_tree(split) if found is None else (*found(), ())
+        facts = FACTS.get(self.name)
+        flip = facts is None or facts.flip
+        return Dataset(images, labels, classes, self.name, split, flip, (*notes, *self.decoder.notes))
+
+    def _find_files(self, split: str) -> Callable[[], tuple[Tensor, Tensor, tuple[str, ...]]] | None:
+        """What reads the files of a known data set, or None where there are none."""
+        facts = FACTS.get(self.name)
+        if facts is None or split not in facts.files:
+            return None
+        if files := find_parquet(self.root, facts, split):
+            return lambda: read_parquet(files, facts, self.decoder)
+        if self.name == "fashion-mnist" and (pair := find_idx(self.root, split)):
+            return lambda: (*read_idx(pair, facts), facts.classes)
+        return None
+
+    def _read_tree(self, split: str) -> tuple[Tensor, Tensor, tuple[str, ...], tuple[str, ...]]:
+        facts = FACTS.get(self.name)
+        folder = find_tree(self.root, split)
+        if folder is None:
+            raise ValueError(_missing(self.name, facts, self.root, split))
+        mode, known = (None, ()) if facts is None else (facts.mode, facts.classes)
+        return read_tree(folder, decoder=self.decoder, mode=mode, known=known, class_order=self.class_order)
 
 
 def _missing(name: str, facts: Facts | None, root: Path, split: str) -> str:
-    splits = [there for there in ("train", "test", WHOLE) if find_tree(root, there)]
+    splits = [there for there in ("train", "validation", "test", WHOLE) if find_tree(root, there)]
     if facts is None and not splits:
         named = ", ".join(FACTS)
         return (
             f"load_dataset needs a name among {named}, or a root of images by class (train/<class>/*.png), got {name!r}"
         )
     ways = ["<class>/*.png" if split == WHOLE else f"{split}/<class>/*.png"]
-    if facts is not None and split != WHOLE:
+    if facts is not None and split in facts.files:
         ways = [f"{facts.files[split]}-*.parquet", *(["IDX files"] if name == "fashion-mnist" else []), *ways]
     got = f"images by class of the split {' and '.join(splits)}" if splits else "none of it"
     return f"{root} needs {name}'s {split} split ({' or '.join(ways)}), got {got}"
-
-
-def _in_turn(dataset: Dataset) -> Dataset:
-    """Mix classes that are stored one after another, as in a folder a class.
-
-    The first images, and the last tenth, then hold every class in its share. Other orders stay as they are.
-    """
-    labels = dataset.labels
-    if bool((labels[1:] < labels[:-1]).any()):
-        return dataset
-    counts = labels.bincount()
-    first = counts.cumsum(0) - counts
-    place = (torch.arange(len(labels)) - first[labels] + 0.5) / counts[labels].double()
-    order = place.argsort(stable=True)
-    return replace(dataset, images=dataset.images[order], labels=labels[order])
 
 
 def _download(name: str, split: str) -> Path:

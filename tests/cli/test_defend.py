@@ -41,7 +41,7 @@ def test_refusals_are_one_line(refuse, model_file, pictures, tmp_path):
     pickle = tmp_path / "model.pt"
     pickle.write_bytes(b"\x80\x02}q\x00.")
 
-    assert "broken.png is not a whole PNG or JPEG" in refuse("defend", model_file, broken)
+    assert "broken.png is not a whole PNG, JPEG" in refuse("defend", model_file, broken)
     assert "there is none" in refuse("defend", model_file, tmp_path / "missing.png")
     assert "needs to be 30 x 30 pixels, got 28 x 28" in refuse("defend", model_file, pictures, "--size", "30")
     assert "there is no such file" in refuse("defend", tmp_path / "missing.safetensors", pictures)

@@ -34,11 +34,57 @@ def test_take_of_nothing_is_refused(dataset, count):
         dataset.take(count)
 
 
+def test_a_subset_holds_each_class_in_its_share_and_begins_a_larger_one(pictures):
+    labels = torch.tensor([0] * 40 + [1] * 20 + [2] * 10 + [3] * 10)  # stored class by class
+    data = Dataset(pictures(80, size=2), labels, tuple("abcd"), "made", "train")
+
+    small, large = data.subset(8), data.subset(40)
+
+    assert small.labels.bincount().tolist() == [4, 2, 1, 1]
+    assert large.labels.bincount().tolist() == [20, 10, 5, 5]
+    assert torch.equal(large.images[:8], small.images)
+    assert data.subset(8).digest() == small.digest() != data.subset(8, seed=1).digest()
+    assert len(data.subset(99)) == 80
+
+
+def test_images_of_a_subset_keep_their_labels(pictures):
+    images = pictures(30, size=4)
+    data = Dataset(images, torch.arange(30) % 7, tuple("abcdefg"), "made", "train")
+
+    part = data.subset(20)
+
+    for image, label in zip(part.images, part.labels, strict=True):
+        assert label == data.labels[(images == image).flatten(1).all(1)].item()
+
+
+def test_a_class_that_a_part_lacks_is_named(pictures):
+    data = Dataset(pictures(21, size=2), torch.tensor([0] * 20 + [1]), ("cat", "dog"), "pets", "train")
+
+    assert data.subset(21).notes == ()
+    assert data.subset(4).notes == ("4 images of pets train lack 1 classes: dog",)
+
+
 def test_fit_and_validation_are_the_whole_without_overlap(dataset):
     fit, validation = dataset.fit(), dataset.validation()
 
     assert (len(fit), fit.split, len(validation), validation.split) == (18, "fit", 2, "validation")
-    assert torch.equal(torch.cat([fit.images, validation.images]), dataset.images)
+    both = torch.cat([fit.images, validation.images]).flatten(1)
+    assert sorted(both.tolist()) == sorted(dataset.images.flatten(1).tolist())
+
+
+def test_validation_holds_each_class_in_its_share_however_they_are_stored(pictures):
+    labels = torch.tensor([0] * 100 + [1] * 50 + [2] * 50)
+    data = Dataset(pictures(200, size=2), labels, tuple("abc"), "made", "train")
+
+    assert data.validation().labels.bincount().tolist() == [10, 5, 5]
+    assert data.fit().labels.tolist() == sorted(data.fit().labels.tolist())  # as it is stored
+    assert data.validation().digest() == data.validation().digest()
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_subset_of_nothing_is_refused(dataset, count):
+    with pytest.raises(ValueError, match=f"made needs a count of images from 1 up, got {count}"):
+        dataset.subset(count)
 
 
 def test_a_tenth_of_fewer_than_ten_is_refused(dataset):

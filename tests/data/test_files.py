@@ -38,7 +38,7 @@ def test_bad_files_are_refused_by_name(tmp_path):
     broken.write_bytes(broken.read_bytes()[:50])
     (tmp_path / "empty").mkdir()
     cases = {
-        broken: "broken.png is not a whole PNG or JPEG",
+        broken: "broken.png is not a whole PNG, JPEG",
         save(tmp_path / "small.png", (4, 4)): "small.png needs to be 8 x 8 pixels, got 4 x 4",
         tmp_path / "empty": "empty needs at least one",
         tmp_path / "none.png": "none.png needs to be an image file",

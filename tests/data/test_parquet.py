@@ -165,7 +165,7 @@ def test_a_broken_image_is_refused_by_its_row(tmp_path, pictures, save_parquet):
     images = [*pictures(2), b"\x89PNG\r\n\x1a\n and no more"]
     save_parquet(tmp_path / "test-00000-of-00001.parquet", images, {"label": [0] * 3}, column="img")
 
-    assert "row 2 is not a whole PNG or JPEG" in _refusal(tmp_path)
+    assert "row 2 is not a whole PNG, JPEG" in _refusal(tmp_path)
 
 
 def test_a_column_without_encoded_images_is_refused(tmp_path):

@@ -2,6 +2,7 @@ import os
 
 import pytest
 import torch
+from PIL import Image
 
 from fastdef.data import load_dataset
 
@@ -86,7 +87,7 @@ def test_a_class_without_images_is_refused(tmp_path, pictures, save_picture):
     save_picture(tmp_path / "test" / "cat" / "1.png", pictures(1)[0])
     (tmp_path / "test" / "dog").mkdir()
 
-    with pytest.raises(ValueError, match=r"dog needs at least one \.png or \.jpg or \.jpeg file, got none"):
+    with pytest.raises(ValueError, match=r"dog needs at least one image file \(\.png, .*\), got none"):
         load_dataset("pets", "test", root=tmp_path)
 
 
@@ -103,7 +104,7 @@ def test_a_cut_off_image_is_refused_by_name(tmp_path, pictures, save_picture, ke
     file = save_picture(tmp_path / "test" / "cat" / "1.png", pictures(1)[0])
     file.write_bytes(file.read_bytes()[:keep])
 
-    with pytest.raises(ValueError, match=r"1\.png is not a whole PNG or JPEG"):
+    with pytest.raises(ValueError, match=r"1\.png is not a whole PNG, JPEG"):
         load_dataset("pets", "test", root=tmp_path)
 
 
@@ -165,11 +166,90 @@ def test_folders_named_otherwise_are_the_classes_themselves(tmp_path, pictures, 
     assert load_dataset("fashion-mnist", "test", root=tmp_path).classes == ("bag", "zebra")
 
 
-def test_folders_that_are_numbers_are_in_the_order_of_numbers(tmp_path, pictures, save_picture):
+def test_folders_that_are_numbers_are_in_the_order_of_text_unless_asked(tmp_path, pictures, save_picture):
     for number in range(11):
         save_picture(tmp_path / "test" / str(number) / "1.png", pictures(1, 1, 4)[0])
 
-    assert load_dataset("digits", "test", root=tmp_path).classes == tuple(map(str, range(11)))
+    as_text = load_dataset("digits", "test", root=tmp_path)
+    as_numbers = load_dataset("digits", "test", root=tmp_path, class_order="number")
+
+    assert as_text.classes == tuple(sorted(map(str, range(11))))  # as torchvision's ImageFolder
+    assert any("10 before 2" in note for note in as_text.notes)
+    assert as_numbers.classes == tuple(map(str, range(11)))
+    assert as_numbers.notes == ()
+
+
+def test_an_order_of_numbers_needs_numbers(tmp_path, pictures, save_picture):
+    save_picture(tmp_path / "test" / "cat" / "1.png", pictures(1, 1, 4)[0])
+
+    with pytest.raises(ValueError, match="needs folders that are numbers for the class order number, got cat"):
+        load_dataset("pets", "test", root=tmp_path, class_order="number")
+    with pytest.raises(ValueError, match="a class order among text and number, got 'size'"):
+        load_dataset("pets", "test", root=tmp_path, class_order="size")
+
+
+def test_images_deeper_in_a_class_and_of_every_ending_are_read(tmp_path, pictures):
+    endings = ("png", "jpg", "jpeg", "webp", "bmp", "ppm", "JPE")
+    for number, ending in enumerate(endings):
+        file = tmp_path / "test" / "cat" / ("deep/er" if number % 2 else ".") / f"{number}.{ending}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pictures(1)[0].permute(1, 2, 0).numpy()).save(file)
+
+    dataset = load_dataset("pets", "test", root=tmp_path)
+
+    assert (len(dataset), dataset.notes) == (len(endings), ())
+
+
+def test_classes_and_images_come_in_the_order_of_torchvisions_image_folder(tmp_path, pictures, save_picture):
+    for number, name in enumerate(("10/B", "10/a", "2", "2/b", "2/b/c")):
+        save_picture(tmp_path / "test" / name / f"{number}.png", pictures(1, seed=number)[0])
+
+    dataset = load_dataset("pets", "test", root=tmp_path)
+
+    assert dataset.classes == ("10", "2")
+    assert dataset.labels.tolist() == [0, 0, 1, 1, 1]
+    assert torch.equal(dataset.images, torch.cat([pictures(1, seed=number) for number in range(5)]))
+
+
+def test_image_files_that_are_not_read_are_named_and_counted(tmp_path, pictures, save_picture):
+    save_picture(tmp_path / "test" / "cat" / "1.png", pictures(1)[0])
+    save_picture(tmp_path / "test" / "stray.png", pictures(1)[0])
+    (tmp_path / "test" / "cat" / "2.tif").write_bytes(b"II*\0")
+
+    (note,) = load_dataset("pets", "test", root=tmp_path).notes
+
+    assert note.startswith("2 image files of ")
+    assert note.endswith("were not read: stray.png, cat/2.tif")
+
+
+def test_links_that_lead_back_up_end(tmp_path, pictures, save_picture):
+    save_picture(tmp_path / "test" / "cat" / "1.png", pictures(1)[0])
+    (tmp_path / "test" / "cat" / "again").symlink_to(tmp_path / "test")
+
+    assert len(load_dataset("pets", "test", root=tmp_path)) == 1
+
+
+@pytest.mark.parametrize("folder", ["val", "validation", "valid"])
+def test_a_folder_of_validation_is_what_is_held_out(tmp_path, pictures, save_picture, folder):
+    images = pictures(3)
+    for number, place in enumerate(("train/cat", "train/dog", f"{folder}/dog")):
+        save_picture(tmp_path / place / "1.png", images[number])
+
+    fit, validation = (load_dataset("pets", split, root=tmp_path) for split in ("fit", "validation"))
+
+    assert (len(fit), fit.split) == (2, "fit")
+    assert torch.equal(validation.images, images[2:])
+    assert (validation.labels.tolist(), validation.split) == ([1], "validation")
+    with pytest.raises(ValueError, match="got images by class of the split train and validation"):
+        load_dataset("pets", "test", root=tmp_path)
+
+
+def test_two_folders_of_validation_are_refused(tmp_path, pictures, save_picture):
+    for folder in ("train", "val", "validation"):
+        save_picture(tmp_path / folder / "cat" / "1.png", pictures(1)[0])
+
+    with pytest.raises(ValueError, match="needs one folder for validation, got val and validation"):
+        load_dataset("pets", "validation", root=tmp_path)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")

@@ -48,7 +48,7 @@ def test_every_form_of_an_image_gets_the_same_answer(serve, worker, images):
     [
         ("/classify", b"", RAW, 400, "needs 576 bytes of float32"),
         ("/classify", raw(torch.full(SHAPE, torch.nan)), RAW, 400, "NaN or Inf"),
-        ("/classify", b"\x89PNG\r\n\x1a\nrubbish", "image/png", 400, "not a whole PNG or JPEG"),
+        ("/classify", b"\x89PNG\r\n\x1a\nrubbish", "image/png", 400, "not a whole PNG, JPEG"),
         ("/classify", b'{"image": [[[0.5]]]}', "application/json", 400, "shape (1, 12, 12), got (1, 1, 1)"),
         ("/classify", b'{"image": "x"}', "application/json", 400, "needs JSON such as"),
         ("/classify", b"[" * 100_000, "application/json", 400, "needs JSON such as"),
