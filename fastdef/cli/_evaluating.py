@@ -7,7 +7,6 @@ import torch
 import typer
 
 from fastdef.checkpoint import Checkpoint
-from fastdef.data import Dataset, load_dataset
 from fastdef.defense import ActiveDefense
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -62,14 +61,6 @@ def radius(eps: float) -> float:
     if not 0 <= eps <= 255:
         raise ValueError(f"--eps needs a radius in 255ths, from 0 to 255, got {eps:g}")
     return eps / 255
-
-
-def images_for(
-    device: torch.device, name: str, split: str, *, root: Path | None, download: bool, limit: int | None
-) -> Dataset:
-    """The first images of a split of a data set, on a device."""
-    dataset = load_dataset(name, split, root=root, download=download)
-    return (dataset if limit is None else dataset.take(limit)).to(device)
 
 
 def defense_of(

@@ -1,7 +1,6 @@
 """What the commands have in common."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, TypeVar
 
 import torch
@@ -10,10 +9,6 @@ import typer
 from fastdef.checkpoint import Checkpoint
 from fastdef.cli._ranks import check_own_device
 
-Data = Annotated[str, typer.Option("--data", help="name of a data set")]
-Root = Annotated[Path | None, typer.Option(help="folder that holds it")]
-Download = Annotated[bool, typer.Option(help="fetch it from the hub")]
-Limit = Annotated[int | None, typer.Option(min=1, help="first images only")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Source = Annotated[
     str | None, typer.Option(help="package.module:function that builds the model, where the file says that one does")

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from fastdef.cli._shared import parse_list
-from fastdef.data import Dataset, load_dataset
+from fastdef.data import Dataset
 from fastdef.nn import build, parse_architecture
 from fastdef.training.fit import MODEL
 from fastdef.training.state import FILE
@@ -27,15 +27,6 @@ Compile = Annotated[bool, typer.Option(help="torch.compile the step")]
 Bf16 = Annotated[bool | None, typer.Option(help="bfloat16 autocast; on by default on CUDA")]
 Seed = Annotated[int, typer.Option(min=0)]
 Resume = Annotated[bool, typer.Option("--resume", help="go on after the last finished epoch")]
-
-
-def load_train(
-    data: str, *, root: Path | None, download: bool, limit: int | None, device: torch.device
-) -> tuple[Dataset, Dataset]:
-    """What to fit to, and the last tenth of ``train``, to validate with; of its first ``limit`` images if given."""
-    train = load_dataset(data, "train", root=root, download=download)
-    train = train if limit is None else train.take(limit)
-    return train.fit().to(device), train.validation().to(device)
 
 
 def channel_statistics(dataset: Dataset) -> tuple[list[float], list[float]]:

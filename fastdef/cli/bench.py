@@ -16,9 +16,10 @@ from fastdef.bench.figure import waterfall
 from fastdef.bench.growth import bench_growth
 from fastdef.bench.solvers import bench_solvers
 from fastdef.checkpoint import load_for
+from fastdef.cli._data import Reading
 from fastdef.cli._evaluating import DTYPES
 from fastdef.cli._shared import DEFAULT_DEVICE, Device, Source, check_device, parse_list
-from fastdef.data import Dataset, load_dataset
+from fastdef.data import Dataset
 from fastdef.defense import ActiveDefense
 from fastdef.export.files import export_onnx
 from fastdef.io import write_json
@@ -43,7 +44,7 @@ def defense(
     figure: Annotated[Path | None, typer.Option(help="write the waterfall here, as PNG")] = None,
 ) -> None:
     """Active Defense from a paper's loop to ours, one technique at a time, on the same images in one run."""
-    dataset = load_dataset(data, "test", root=root).take(count).to(check_device(device))
+    dataset = Reading(root).load(data, "test", limit=count).to(check_device(device))
     images = dataset.floats(0, len(dataset))
     subject = _subject(model, architecture, dataset, device, {} if beta is None else {"beta": beta}, source)
     if ratio is not None:
@@ -118,7 +119,7 @@ def solvers(
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
 ) -> None:
     """What an accelerated descent saves and what it changes, beside Algorithm 1 as written."""
-    dataset = load_dataset(data, "test", root=root).take(count).to(check_device(device))
+    dataset = Reading(root).load(data, "test", limit=count).to(check_device(device))
     path = model or ASSETS / "smoothing.safetensors"
     defense = ActiveDefense.from_checkpoint(load_for(path, dataset, device=device, source=source))
     report = bench_solvers(defense, dataset)
@@ -157,7 +158,7 @@ def engine(
         raise ValueError(f"--batches needs sizes from 1 up, got {batches!r}")
     check_device(device)
     file = model or ASSETS / "smoothing.safetensors"
-    dataset = load_dataset(data, "test", root=root).take(max(sizes))
+    dataset = Reading(root).load(data, "test", limit=max(sizes))
     images = dataset.floats(0, len(dataset))
     console = Console()
     with tempfile.TemporaryDirectory() as made:

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from fastdef.cli._shared import DEFAULT_DEVICE, Data, Device, Download, Root, Source, check_device
-from fastdef.data import load_dataset
+from fastdef.cli._data import Background, Data, Download, Order, Reading, Root
+from fastdef.cli._shared import DEFAULT_DEVICE, Device, Source, check_device
 from fastdef.training import calibrate as run
 
 
@@ -15,7 +15,9 @@ def calibrate(
     data: Data,
     root: Root = None,
     download: Download = False,
-    split: Annotated[str, typer.Option(help="whose first 2,000 images are used")] = "validation",
+    background: Background = None,
+    class_order: Order = "text",
+    split: Annotated[str, typer.Option(help="of which 2,000 images are used")] = "validation",
     layer: Annotated[str | None, typer.Option(help="the layer whose output is smoothed")] = None,
     sigma: Annotated[float | None, typer.Option(help="half width of the noise")] = None,
     beta: Annotated[float | None, typer.Option(help="step size")] = None,
@@ -27,7 +29,7 @@ def calibrate(
 ) -> None:
     """Set a model file's Active Defense from clean images. What is not given stays as the file has it."""
     check_device(device)
-    dataset = load_dataset(data, split, root=root, download=download)
+    dataset = Reading(root, download, background, class_order).load(data, split)
     defense = run(
         model,
         dataset,

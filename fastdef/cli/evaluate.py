@@ -10,6 +10,7 @@ from rich.table import Table
 
 from fastdef import distributed
 from fastdef.checkpoint import load_for
+from fastdef.cli._data import Background, Data, Download, Limit, Order, Reading, Root
 from fastdef.cli._evaluating import (
     Delta,
     DType,
@@ -22,10 +23,9 @@ from fastdef.cli._evaluating import (
     Undefended,
     defense_of,
     defense_options,
-    images_for,
     radius,
 )
-from fastdef.cli._shared import DEFAULT_DEVICE, Data, Device, Download, Limit, Root, Source, check_device
+from fastdef.cli._shared import DEFAULT_DEVICE, Device, Source, check_device
 from fastdef.evaluation import Attack, Evaluation
 from fastdef.evaluation import evaluate as run
 from fastdef.io import write_json
@@ -36,6 +36,8 @@ def evaluate(
     data: Data,
     root: Root = None,
     download: Download = False,
+    background: Background = None,
+    class_order: Order = "text",
     split: Split = "test",
     limit: Limit = None,
     eps: Eps = 8.0,
@@ -63,7 +65,7 @@ def evaluate(
     )
     eps = radius(eps)
     place = check_device(device)
-    dataset = images_for(place, data, split, root=root, download=download, limit=limit)
+    dataset = Reading(root, download, background, class_order).load(data, split, limit=limit).to(place)
     checkpoint = load_for(model, dataset, device=place, source=source)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:

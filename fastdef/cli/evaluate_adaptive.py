@@ -11,6 +11,7 @@ from rich.table import Table
 from fastdef import distributed
 from fastdef._validate import check_installed
 from fastdef.checkpoint import check_classes, load_for
+from fastdef.cli._data import Background, Data, Download, Limit, Order, Reading, Root
 from fastdef.cli._evaluating import (
     Delta,
     DType,
@@ -23,11 +24,10 @@ from fastdef.cli._evaluating import (
     Undefended,
     defense_of,
     defense_options,
-    images_for,
     radius,
     refuse,
 )
-from fastdef.cli._shared import DEFAULT_DEVICE, Data, Device, Download, Limit, Root, Source, check_device, parse_list
+from fastdef.cli._shared import DEFAULT_DEVICE, Device, Source, check_device, parse_list
 from fastdef.data import Dataset
 from fastdef.evaluation.adaptive import BUDGETS, AdaptiveResults, Target, write_report
 from fastdef.evaluation.adaptive import Progress as Where
@@ -40,6 +40,8 @@ def evaluate_adaptive(
     data: Data,
     root: Root = None,
     download: Download = False,
+    background: Background = None,
+    class_order: Order = "text",
     split: Split = "test",
     limit: Limit = None,
     budget: Annotated[str, typer.Option(help="smoke, quick, standard or full")] = "smoke",
@@ -73,7 +75,7 @@ def evaluate_adaptive(
     eps, numbers = radius(eps), parse_list(rows, int, option="--rows", needs="numbers from 0 to 7")
     _check(budget, report, resume=resume)
     place = check_device(device)
-    dataset = images_for(place, data, split, root=root, download=download, limit=limit)
+    dataset = Reading(root, download, background, class_order).load(data, split, limit=limit).to(place)
     how = {"seed": seed, "compile": budget != "smoke" if compile is None else compile}
     target = _target(model, dataset, options, source=source, undefended=undefended, **how)
     other = None if surrogate is None else load_for(surrogate, dataset, device=place).model

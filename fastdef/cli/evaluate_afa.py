@@ -11,8 +11,8 @@ from rich.table import Table
 
 from fastdef import distributed
 from fastdef.checkpoint import load_for
-from fastdef.cli._shared import DEFAULT_DEVICE, Data, Device, Download, Limit, Root, Source, check_device, parse_list
-from fastdef.data import load_dataset
+from fastdef.cli._data import Background, Data, Download, Limit, Order, Reading, Root
+from fastdef.cli._shared import DEFAULT_DEVICE, Device, Source, check_device, parse_list
 from fastdef.evaluation import Strengths, draw_strengths, evaluate_strengths, rounds
 from fastdef.io import write_json
 
@@ -22,6 +22,8 @@ def evaluate_afa(
     data: Data,
     root: Root = None,
     download: Download = False,
+    background: Background = None,
+    class_order: Order = "text",
     split: Annotated[str, typer.Option(help="train, fit, validation, test or all")] = "test",
     limit: Limit = None,
     eps: Annotated[str, typer.Option(help="strengths, in 255ths")] = "0,1,2,4,8",
@@ -39,8 +41,7 @@ def evaluate_afa(
     """Accuracy at each strength, and their mean; FGSM, C&W and the adaptive attack at the strongest."""
     place = check_device(device)
     values = _parse(eps)
-    dataset = load_dataset(data, split, root=root, download=download)
-    dataset = (dataset if limit is None else dataset.take(limit)).to(place)
+    dataset = Reading(root, download, background, class_order).load(data, split, limit=limit).to(place)
     loaded = {_name(path): load_for(path, dataset, device=place, parts=True, source=source) for path in models}
     if len(loaded) < len(models):
         raise ValueError("strengths needs models whose names, or folders' names, differ")

@@ -10,8 +10,9 @@ import typer
 from fastdef._validate import check_installed
 from fastdef.assets import ASSETS
 from fastdef.checkpoint import Checkpoint, check_whole, load
+from fastdef.cli._data import Reading
 from fastdef.cli._shared import Size, Source, image_shape, parse_list
-from fastdef.data import Dataset, load_dataset
+from fastdef.data import Dataset
 from fastdef.evaluation import Attack
 from fastdef.export.files import export_onnx
 from fastdef.export.openvino_session import export_openvino
@@ -97,12 +98,12 @@ def _batches(text: str) -> tuple[int, int, int]:
 
 
 def _images(data: str, root: Path, limit: int, shape: tuple[int, int, int]) -> Dataset:
-    """The first images of a data set.
+    """So many images of a data set.
 
     Raises:
         ValueError: if they are not what the model takes.
     """
-    dataset = load_dataset(data, "test", root=root).take(limit)
+    dataset = Reading(root).load(data, "test", limit=limit)
     if dataset.images.shape[1:] != shape:
         raise ValueError(
             f"the export is checked on images of {shape}, got {data}'s of {tuple(dataset.images.shape[1:])}: "

@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from fastdef.checkpoint import Checkpoint, check_classes, check_images, import_foreign, save
-from fastdef.cli._shared import LARGEST, Download, Limit, Root, parse_list
-from fastdef.data import Dataset, load_dataset
+from fastdef.cli._data import Background, Download, Limit, Order, Reading, Root
+from fastdef.cli._shared import LARGEST, parse_list
+from fastdef.data import Dataset
 from fastdef.evaluation import Accuracy, accuracy
 from fastdef.nn import architecture_of, parse_architecture
 
@@ -35,6 +36,8 @@ def import_(
     ] = None,
     root: Root = None,
     download: Download = False,
+    background: Background = None,
+    class_order: Order = "text",
     limit: Limit = None,
 ) -> None:
     """Turn a foreign checkpoint into a model file. Reads tensors only: nothing in the file is executed."""
@@ -45,13 +48,14 @@ def import_(
         for name, text in (("mean", mean), ("std", std))
         if text is not None
     }
-    dataset = None if data is None else load_dataset(data, "test", root=root, download=download)
+    reading = Reading(root, download, background, class_order)
+    dataset = None if data is None else reading.load(data, "test", limit=limit)
     described = parse_architecture(architecture, num_classes=num_classes, in_channels=in_channels, **constants)
     model = import_foreign(checkpoint, described, weights=weights)
     classes = [str(number) for number in range(num_classes)]
     training = None if size is None else {"shape": [in_channels, size, size]}
     imported = Checkpoint(model, architecture_of(model), tuple(classes), None, training)
-    tried = None if dataset is None else _try(imported, checkpoint, dataset if limit is None else dataset.take(limit))
+    tried = None if dataset is None else _try(imported, checkpoint, dataset)
     save(out, model, architecture=imported.architecture, classes=classes, training=training)
     typer.echo(f"wrote {out}" if weights is None else f"wrote {out}, of the weights {weights!r}")
     if tried is not None:

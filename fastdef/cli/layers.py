@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from fastdef.checkpoint import load_for
-from fastdef.cli._evaluating import Json, images_for
-from fastdef.cli._shared import DEFAULT_DEVICE, Data, Device, Download, Root, Source, check_device
+from fastdef.cli._data import Background, Data, Download, Order, Reading, Root
+from fastdef.cli._evaluating import Json
+from fastdef.cli._shared import DEFAULT_DEVICE, Device, Source, check_device
 from fastdef.defense import choose_layers
 from fastdef.io import write_json
 
@@ -19,6 +20,8 @@ def layers(
     data: Data,
     root: Root = None,
     download: Download = False,
+    background: Background = None,
+    class_order: Order = "text",
     limit: Annotated[int, typer.Option(min=2, help="images")] = 128,
     sigma: Annotated[float, typer.Option(min=0.0, help="half width of the noise, in pixel units")] = 0.075,
     seed: Annotated[int, typer.Option(help="of the noise")] = 0,
@@ -31,7 +34,7 @@ def layers(
     The order is of what noise does alone; whether smoothing helps is for ``fastdef evaluate-adaptive``.
     """
     place = check_device(device)
-    dataset = images_for(place, data, "test", root=root, download=download, limit=limit)
+    dataset = Reading(root, download, background, class_order).load(data, "test", limit=limit).to(place)
     checkpoint = load_for(model, dataset, device=place, labels=False, source=source)
     choices = choose_layers(checkpoint.model, dataset.floats(0, len(dataset)), sigma=sigma, seed=seed)
     table = Table(title=f"{len(dataset)} images of {dataset.name}, noise of {sigma:g}")

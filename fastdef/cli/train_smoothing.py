@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from fastdef.cli._shared import DEFAULT_DEVICE, Data, Device, Download, Limit, Root, check_device
+from fastdef.cli._data import Background, Data, Download, Limit, Order, Reading, Root
+from fastdef.cli._shared import DEFAULT_DEVICE, Device, check_device
 from fastdef.cli._training import (
     Architecture,
     Augment,
@@ -20,7 +21,6 @@ from fastdef.cli._training import (
     TrainingBar,
     WeightDecay,
     build_model,
-    load_train,
     parse_milestones,
 )
 from fastdef.nn import first_group, normalize_features, normalized
@@ -35,6 +35,8 @@ def smoothing(
     out: Out,
     root: Root = None,
     download: Download = False,
+    background: Background = None,
+    class_order: Order = "text",
     epochs: Annotated[int, typer.Option(min=1)] = 15,
     batch_size: BatchSize = 128,
     lr: Annotated[float, typer.Option(help="largest learning rate; 0.2 has collapsed the features")] = 0.05,
@@ -88,7 +90,8 @@ def smoothing(
         compile=compile,
         seed=seed,
     )
-    dataset, validation = load_train(data, root=root, download=download, limit=limit, device=place)
+    dataset, validation = Reading(root, download, background, class_order).load_training(data, limit=limit)
+    dataset, validation = dataset.to(place), validation.to(place)
     model = build_model(architecture, dataset, normalize=normalize, seed=seed, device=place)
     if features == "normalized":
         layer = first_group(model) if layer is None else layer

@@ -1,7 +1,8 @@
 """Data sets by name."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
@@ -50,16 +51,43 @@ def load_dataset(
     """
     if split not in SPLITS:
         raise ValueError(f"load_dataset needs a split among {', '.join(SPLITS)}, got {split!r}")
+    with _source(name, split, root, download, background, class_order) as source:
+        return source.split(split)
+
+
+def load_training(
+    name: str,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    download: bool = False,
+    background: str | None = None,
+    class_order: ClassOrder = "text",
+) -> tuple[Dataset, Dataset]:
+    """The splits "fit" and "validation" of :func:`load_dataset`, read once; the arguments and errors are its own."""
+    with _source(name, "train", root, download, background, class_order) as source:
+        return source.training()
+
+
+@contextmanager
+def _source(
+    name: str,
+    split: str,
+    root: str | os.PathLike[str] | None,
+    download: bool,
+    background: str | None,
+    class_order: ClassOrder,
+) -> Iterator["_Source"]:
+    """The folder that holds a split, fetched where it is to be; what cannot be read within is a ValueError."""
     if class_order not in get_args(ClassOrder):
         raise ValueError(f"load_dataset needs a class order among text and number, got {class_order!r}")
     if root is None and not download:
         raise ValueError(f"load_dataset needs root, a folder that holds {name}, or download=True, got neither")
+    decoder = Decoder(background)
     folder = Path(root) if root is not None else _download(name, split if split in ("test", WHOLE) else "train")
-    source = _Source(name, folder, Decoder(background), class_order)
     with readable(folder):
         if not folder.is_dir():
             raise ValueError(f"load_dataset needs root to be a folder that holds {name}, got {folder}")
-        return source.split(split)
+        yield _Source(name, folder, decoder, class_order)
 
 
 @dataclass(frozen=True)
@@ -79,6 +107,13 @@ class _Source:
             return replace(self._read("train" if split == "fit" else split), split=split)
         train = self._read("train")
         return train.fit() if split == "fit" else train.validation()
+
+    def training(self) -> tuple[Dataset, Dataset]:
+        """What to fit to, and what is held out."""
+        if self._has_folder_of_validation():
+            return self.split("fit"), self.split("validation")
+        train = self._read("train")
+        return train.fit(), train.validation()
 
     def _has_folder_of_validation(self) -> bool:
         return find_tree(self.root, "validation") is not None and self._find_files("train") is None

@@ -29,7 +29,7 @@ def calibrate(
 
     Args:
         path: the model file.
-        dataset: clean images that nothing will be reported on; the first 2,000 are used.
+        dataset: clean images that nothing will be reported on; 2,000 of them are used, of each class its share.
         layer: whose output is smoothed.
         sigma: half width of the noise.
         beta: step size.
@@ -59,7 +59,7 @@ def calibrate(
         defense = ActiveDefense.from_checkpoint(checkpoint, **options)
     else:
         defense = ActiveDefense(checkpoint.model, **options)
-    defense.calibrate(dataset.floats(0, CALIBRATED_ON).to(device), ratio=ratio)
+    defense.calibrate(dataset.subset(CALIBRATED_ON).floats(0, CALIBRATED_ON).to(device), ratio=ratio)
     save(
         path,
         checkpoint.model,

@@ -144,7 +144,7 @@ def train_smoothing(
 
     def write(shipped: nn.Module, record: dict[str, Any]) -> None:
         defense = ActiveDefense(shipped, method.layer, sigma=sigma, beta=beta)
-        defense.calibrate(validation.floats(0, CALIBRATED_ON), ratio=ratio)
+        defense.calibrate(validation.subset(CALIBRATED_ON).floats(0, CALIBRATED_ON), ratio=ratio)
         save(
             folder / MODEL,
             shipped,

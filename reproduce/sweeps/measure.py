@@ -57,8 +57,8 @@ def main(
 ) -> None:
     """Measure a model of ``fastdef train smoothing``."""
     checkpoint = load(model, device=device)
-    test = load_dataset(data, "test", root=root).take(limit).to(device)
-    held_out = load_dataset(data, "validation", root=root).take(_HELD_OUT).floats(0, _HELD_OUT).to(device)
+    test = load_dataset(data, "test", root=root).subset(limit).to(device)
+    held_out = load_dataset(data, "validation", root=root).subset(_HELD_OUT).floats(0, _HELD_OUT).to(device)
     layer = str((checkpoint.defense or {})["layer"])
     settings = {"defended": Setting(), **(VARIANTS if variants else {})}
     found = measure(checkpoint.model.eval(), layer, test, held_out, settings, aware=aware)

@@ -41,7 +41,7 @@ def test_an_import_says_which_weights_it_took_and_what_they_are_worth(run, refus
     torch.save({"last": {key: value * 0 for key, value in state.items()}, "best": state}, tmp_path / "theirs.pt")
     command = ["import", tmp_path / "theirs.pt", "--architecture", "wrn-10-2", "--in-channels", 1]
     command += ["--out", tmp_path / "ours", "--data", "fashion-mnist", "--root", ASSETS, "--limit", 300]
-    dataset = load_dataset("fashion-mnist", "test", root=ASSETS).take(300)
+    dataset = load_dataset("fashion-mnist", "test", root=ASSETS).subset(300)
     right = int((shipped.model(dataset.floats(0, 300)).argmax(1) == dataset.labels).sum())
 
     status, told, _ = run(*command, "--weights", "best")

@@ -87,7 +87,7 @@ def evaluate_adaptive(
     if len(dataset) == 0 or not set(rows) <= set(range(len(ROWS))):
         raise ValueError(f"evaluate_adaptive needs images, and rows from 0 to 7, got {len(dataset)} and {list(rows)}")
     check_eps(eps, where="evaluate_adaptive")
-    dataset = dataset.take(min(len(dataset), budget.images))
+    dataset = dataset.subset(budget.images)
     if target.classifier is not None and target.classifier.training:
         raise ValueError("evaluate_adaptive needs a classifier in eval mode, got one in training: call model.eval()")
     for model in (target.classifier, surrogate):
