@@ -6,15 +6,21 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
+ROUNDING = 2.0**-23  # of float32 at 1: what a sum or a product that should be 1 may come to
 _LARGEST = torch.finfo(torch.float32).max
 
 
-def check_images(images: Tensor, *, where: str) -> None:
+def check_images(images: Tensor, *, where: str) -> Tensor:
     """Refuse anything but a non-empty (N, C, H, W) floating batch of finite values in [0, 1].
+
+    One rounding of float32 above 1 is clipped.
 
     Args:
         images: the batch.
         where: the public name the caller used, for the message.
+
+    Returns:
+        The batch in [0, 1].
 
     Raises:
         ValueError: naming the first need that is not met, and what came instead.
@@ -23,8 +29,9 @@ def check_images(images: Tensor, *, where: str) -> None:
     low, high = (float(v) for v in torch.aminmax(images.detach()))
     if not (low - low == 0.0 and high - high == 0.0):
         raise ValueError(f"{where} needs finite images, got NaN or Inf")
-    if low < 0.0 or high > 1.0:
-        raise ValueError(f"{where} needs images in [0, 1], got values from {low:.4g} to {high:.4g}")
+    if low < 0.0 or high > 1.0 + ROUNDING:
+        raise ValueError(f"{where} needs images in [0, 1], got values from {low:.9g} to {high:.9g}")
+    return images if high <= 1.0 else images.clamp(max=1.0)
 
 
 def check_batch(images: Tensor, *, where: str) -> None:
@@ -44,8 +51,8 @@ def check_batch(images: Tensor, *, where: str) -> None:
 
 
 def valid_images(images: Tensor) -> Tensor:
-    """(N, ...) floats -> (N,) bool: which images are finite and in [0, 1]. NaN fails both comparisons."""
-    return ((images >= 0) & (images <= 1)).flatten(1).all(1)
+    """(N, ...) floats -> (N,) bool: which images are finite and in [0, 1], or a rounding above. NaN fails both."""
+    return ((images >= 0) & (images <= 1 + ROUNDING)).flatten(1).all(1)
 
 
 def check_labels(labels: Tensor, count: int, *, where: str) -> None:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fastdef.checkpoint import load
+from fastdef.cli._data import Background
 from fastdef.cli._shared import DEFAULT_DEVICE, Device, Size, Source, check_device, image_shape
+from fastdef.data import Decoder
 from fastdef.defense import ActiveDefense
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ def serve(
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes one that is free")] = 8000,
     size: Size = None,
+    background: Background = None,
     workers: Annotated[int, typer.Option(min=1, help="processes, each with the model and its slots")] = 1,
     queue: Annotated[int, typer.Option(min=1, help="images that may wait for a slot")] = 256,
     slots: Annotated[int, typer.Option(min=1, help="images in flight")] = 64,
@@ -36,13 +39,14 @@ def serve(
     device: Device = DEFAULT_DEVICE,
     source: Source = None,
 ) -> None:
-    """Serve POST /classify (PNG, JPEG, raw float32, JSON, forms), KServe v2, /docs, /health and /metrics."""
+    """Serve POST /classify (image files, raw float32, JSON, forms), KServe v2, /docs, /health and /metrics."""
     try:
         from fastdef.serving.run import Config, run
     except ImportError as error:
         raise ValueError(f"serve needs {error.name}: pip install 'fastdef[serve]'") from error
     if seed is not None and not replay:
         raise ValueError("--seed is for --replay: without it nobody may know the noise")
+    Decoder(background)  # refuses what is no colour before a process starts
     options = {} if max_steps is None else {"max_steps": max_steps}
     make = partial(
         _application,
@@ -52,7 +56,13 @@ def serve(
         source=source,
         defense={"seed": seed, "slots": slots, "compile": compile, **options},
         worker={"queue_size": queue, "longest": longest},
-        http={"max_bytes": max_bytes, "body_seconds": body_seconds, "grace": grace, "replay": replay},
+        http={
+            "max_bytes": max_bytes,
+            "body_seconds": body_seconds,
+            "grace": grace,
+            "replay": replay,
+            "background": background,
+        },
     )
     run(
         Config(

@@ -62,8 +62,13 @@ class Decoder:
     @property
     def notes(self) -> tuple[str, ...]:
         """What was done to how many images so far, a line for each kind."""
+        return tuple(f"{count} {_images(count)} {kind}" for kind, count in sorted(self.counts.items()))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many images were treated in each way so far."""
         with self._lock:
-            return tuple(f"{count} {_images(count)} {kind}" for kind, count in sorted(self._counts.items()))
+            return dict(self._counts)
 
     def note(self, treatments: Iterable[str]) -> None:
         """Count what was done to an image."""

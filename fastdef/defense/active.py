@@ -288,7 +288,8 @@ class ActiveDefense(nn.Module):
             on_invalid: as of :meth:`defend`.
 
         Raises:
-            ValueError: at an image that is not that, or has no id.
+            ValueError: at an image that is not that, or has no id; after the results of those before it, as whatever
+                ``images`` itself raises.
         """
         check_model(self.model)  # before an image is pulled
         where = "ActiveDefense.stream"
@@ -326,7 +327,7 @@ class ActiveDefense(nn.Module):
         Raises:
             ValueError: for images that are not that, or noise, ids or budgets that do not fit them.
         """
-        check_images(images, where="ActiveDefense.smooth")
+        images = check_images(images, where="ActiveDefense.smooth")
         added = None if noise is None else check_noise(noise, images)
         requests = self._requests(images, ids, budgets, [True] * len(images), noise=added)
         return run_batch(self._session(None, 1), requests)
@@ -380,7 +381,7 @@ class ActiveDefense(nn.Module):
         Raises:
             ValueError: for images that are not that, or ids that do not fit them.
         """
-        check_images(images, where="ActiveDefense.noised")
+        images = check_images(images, where="ActiveDefense.noised")
         placed = self._place(images)
         return placed + self.noise(self._ids(ids, len(images)), 0, placed)
 
@@ -397,7 +398,7 @@ class ActiveDefense(nn.Module):
         Raises:
             ValueError: for images that are not that, a ratio that is not above 0, or a model in training mode.
         """
-        check_images(images, where="ActiveDefense.calibrate")
+        images = check_images(images, where="ActiveDefense.calibrate")
         check_positive(ratio, name="ratio", where="ActiveDefense.calibrate")
         check_model(self.model)
         features = prefix(self.model, self.layer)

@@ -54,7 +54,7 @@ def choose_layers(model: nn.Module, images: Tensor, *, sigma: float = 0.075, see
     Raises:
         ValueError: for images that are not that, a model in training, or one without such a layer.
     """
-    check_images(images, where="choose_layers")
+    images = check_images(images, where="choose_layers")
     check_model(model)
     if len(images) < 2:
         raise ValueError(f"choose_layers needs two images or more, got {len(images)}")

@@ -145,19 +145,18 @@ def images_of(images: Iterable[Tensor], on_invalid: OnInvalid, *, where: str) ->
 
 
 def sanitize_images(images: Tensor, on_invalid: OnInvalid, *, where: str) -> tuple[Tensor, list[bool]]:
-    """The images, black where they are not finite or not in [0, 1], and which of them were.
+    """The images in [0, 1], black where they are not finite or further out than a rounding, and which of them were.
 
     Raises:
         ValueError: for what is no batch of images; with "raise" for such values too; for another ``on_invalid``.
     """
     if on_invalid == "raise":
-        check_images(images, where=where)
-        return images, [True] * len(images)
+        return check_images(images, where=where), [True] * len(images)
     if on_invalid != "flag":
         raise ValueError(f"{where} needs on_invalid as 'raise' or 'flag', got {on_invalid!r}")
     check_batch(images, where=where)
     valid = valid_images(images)
-    return torch.where(valid[:, None, None, None], images, 0), valid.tolist()
+    return torch.where(valid[:, None, None, None], images, 0).clamp(max=1), valid.tolist()
 
 
 def _whole(values: Tensor, count: int, *, least: int, name: str) -> Tensor:

@@ -10,14 +10,15 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from fastdef.data import Decoder
 from fastdef.serving.asking import Service
-from fastdef.serving.bodies import Refusal, number, read_image
+from fastdef.serving.bodies import IMAGE_TYPES, Refusal, number, read_image
 from fastdef.serving.kserve import kserve
 from fastdef.serving.lingering import Lingering
 from fastdef.serving.metrics import Metrics
 from fastdef.serving.worker import Worker
 
-_KINDS = ("image/png", "image/jpeg", "application/octet-stream", "application/json", "multipart/form-data")
+_KINDS = (*IMAGE_TYPES, "application/octet-stream", "application/json", "multipart/form-data")
 _BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {kind: {} for kind in _KINDS}}}
 
 
@@ -31,13 +32,15 @@ def application(
     body_seconds: float = 10.0,
     grace: float | None = None,
     replay: bool = False,
+    background: str | None = None,
 ) -> FastAPI:
     """``/classify``, ``/health``, ``/metrics``, and the protocol of KServe v2. Closes the worker when it shuts down.
 
-    ``POST /classify`` takes one image: PNG or JPEG (``image/png``, ``image/jpeg``), raw little-endian float32 of
-    C x H x W (``application/octet-stream``), JSON ``{"image": [[[...]]]}``, or a form with one file; the query has
-    ``deadline`` in seconds. A refusal is ``{"error": "one line"}`` with status 400, 408, 413, 415, 500 or 503, the
-    last with ``Retry-After``: so is an image whose smoothing never began.
+    ``POST /classify`` takes one image as a viewer shows it: PNG, JPEG, WebP, BMP or PNM (``image/png``, ``image/jpeg``,
+    ``image/webp``, ``image/bmp``, ``image/x-portable-anymap``), raw little-endian float32 of C x H x W
+    (``application/octet-stream``), JSON ``{"image": [[[...]]]}``, or a form with one file; the query has ``deadline``
+    in seconds. A refusal is ``{"error": "one line"}`` with status 400, 408, 413, 415, 500 or 503, the last with
+    ``Retry-After``: so is an image whose smoothing never began.
 
     Args:
         worker: answers.
@@ -49,7 +52,12 @@ def application(
         grace: seconds for what was accepted when the server shuts down; as long as it takes if not given.
         replay: let a request choose its ``id``, which its noise hangs on, and tell it in the answer. Not where an
             attacker might ask: who chooses the noise has half an attack.
+        background: colour to put under an image that is not opaque, such as "white"; it is refused without.
+
+    Raises:
+        ValueError: for what is no colour.
     """
+    Decoder(background)
     service = Service(worker, Metrics(worker), name, classes, shape, max_bytes, body_seconds, replay)
 
     @asynccontextmanager
@@ -78,7 +86,9 @@ def application(
     @app.post("/classify", openapi_extra=_BODY)
     async def classify(request: Request) -> JSONResponse:
         try:
-            image = await read_image(request, shape, most=max_bytes, seconds=body_seconds)
+            decoder = Decoder(background)
+            image = await read_image(request, shape, most=max_bytes, seconds=body_seconds, decoder=decoder)
+            service.metrics.treat(decoder.counts)
             deadline, id = number(request, "deadline", float), number(request, "id", int)
             if id is not None and not replay:
                 raise ValueError("id is for a server with --replay")

@@ -10,9 +10,9 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 from torch import Tensor
 
-from fastdef.data import decode_image
+from fastdef.data import Decoder, decode_image
 
-_IMAGE_TYPES = ("image/png", "image/jpeg")
+IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "image/x-portable-anymap")
 _RAW = "application/octet-stream"
 _FORM = "multipart/form-data"
 
@@ -56,8 +56,10 @@ def _too_large(most: int, got: int) -> Refusal:
     return Refusal(413, f"needs a body of at most {most} bytes, got {got}", {"Connection": "close"})
 
 
-async def read_image(request: Request, shape: tuple[int, int, int], *, most: int, seconds: float) -> Tensor:
-    """The image of a request, (C, H, W) float32: PNG, JPEG, raw float32, JSON, or a form with one file.
+async def read_image(
+    request: Request, shape: tuple[int, int, int], *, most: int, seconds: float, decoder: Decoder
+) -> Tensor:
+    """The image of a request, (C, H, W) float32: an image file, raw float32, JSON, or a form with one file.
 
     Raises:
         ValueError: for what is none.
@@ -67,7 +69,7 @@ async def read_image(request: Request, shape: tuple[int, int, int], *, most: int
     kind = request.headers.get("content-type", "")
     if kind.startswith(_FORM):
         body, kind = await _file_of_form(request, body)
-    return await asyncio.to_thread(_image, body, kind, shape)
+    return await asyncio.to_thread(_image, body, kind, shape, decoder)
 
 
 async def _file_of_form(request: Request, body: bytes) -> tuple[bytes, str]:
@@ -92,17 +94,17 @@ async def _file_of_form(request: Request, body: bytes) -> tuple[bytes, str]:
         await form.close()
 
 
-def _image(body: bytes, kind: str, shape: tuple[int, int, int]) -> Tensor:
+def _image(body: bytes, kind: str, shape: tuple[int, int, int], decoder: Decoder) -> Tensor:
     kind = kind.partition(";")[0].strip().lower()
-    if kind in _IMAGE_TYPES:
-        return decode_image(body, channels=shape[0], size=shape[1:], name="the body")
+    if kind in IMAGE_TYPES:
+        return decode_image(body, channels=shape[0], size=shape[1:], name="the body", decoder=decoder)
     if kind == _RAW:
         if len(body) != 4 * math.prod(shape):
             raise ValueError(f"needs {4 * math.prod(shape)} bytes of float32 for {shape}, got {len(body)}")
         return torch.frombuffer(bytearray(body), dtype=torch.float32).view(shape)
     if kind == "application/json":
         return _from_json(body)
-    needed = f"{', '.join(_IMAGE_TYPES)}, {_RAW}, application/json or {_FORM}"
+    needed = f"{', '.join(IMAGE_TYPES)}, {_RAW}, application/json or {_FORM}"
     raise Refusal(415, f"needs content-type {needed}, got {kind[:100]!r}")
 
 

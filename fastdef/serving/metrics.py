@@ -1,6 +1,7 @@
 """What a watcher wants to know, for Prometheus."""
 
 import os
+from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -22,6 +23,9 @@ class Metrics:
         self.never_begun = Counter("fastdef_never_begun", "images that never had a slot", registry=self.registry)
         self.withdrawn = Counter("fastdef_withdrawn", "images whose client left", registry=self.registry)
         self.refused = Counter("fastdef_refused", "requests refused", ["status"], registry=self.registry)
+        self.treated = Counter(
+            "fastdef_treated", "images changed to what a viewer shows", ["how"], registry=self.registry
+        )
         self.seconds = Histogram("fastdef_seconds", "from coming to answer", registry=self.registry)
         self.waiting = Gauge(
             "fastdef_waiting", "images without a slot", registry=self.registry, multiprocess_mode="livesum"
@@ -32,6 +36,11 @@ class Metrics:
         """All of it as text, over all processes where there are several."""
         self.waiting.set(self._worker.waiting)
         return generate_latest(_of_all_processes() if FOLDER in os.environ else self.registry)
+
+    def treat(self, counts: Mapping[str, int]) -> None:
+        """What was done to images to show them as a viewer does."""
+        for how, count in counts.items():
+            self.treated.labels(how).inc(count)
 
     def count(self, reply: Reply) -> None:
         """One more answer, or one that never began."""

@@ -136,7 +136,7 @@ class Worker:
         """
         if image.shape != self._shape:
             raise ValueError(f"needs an image of shape {self._shape}, got {tuple(image.shape)}")
-        check_images(image[None], where="the server")
+        (image,) = check_images(image[None], where="the server")
         if id is not None and not 0 <= id < 1 << 62:
             raise ValueError(f"needs an id from 0 up, of 62 bits, got {id}")
         if deadline is not None and not deadline > 0:

@@ -1,3 +1,4 @@
+import itertools
 import threading
 
 import pytest
@@ -123,6 +124,36 @@ def test_a_stream_gives_the_batch_s_answers_in_order(defense_for, model, images)
     expected = defense.defend(images)
     assert [answer.steps for answer in streamed] == expected.steps.tolist()
     torch.testing.assert_close(torch.stack([a.logits for a in streamed]), expected.logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("good", [1, 3, 7])
+def test_a_stream_gives_what_came_before_an_error_and_then_raises_it(defense_for, model, images, good):
+    defense = defense_for(model, images, slots=2)
+    source = itertools.chain(images[:good], [torch.full_like(images[0], 2.0)], images)
+
+    stream = defense.stream(source)
+    streamed = [next(stream).steps for _ in range(good)]
+    with pytest.raises(ValueError, match=r"in \[0, 1\], got values from 2 to 2"):
+        next(stream)
+
+    assert streamed == defense.defend(images[:good]).steps.tolist()
+
+
+@pytest.mark.parametrize("on_invalid", ["raise", "flag"])
+def test_one_rounding_above_one_is_clipped_and_more_is_refused(defense_for, model, images, on_invalid):
+    defense = defense_for(model, images)
+    above = torch.ones_like(images[:2])
+    one = defense.defend(above)
+    above[0, 0, 0, 0] = 1 + 2**-23
+
+    clipped = defense.defend(above, on_invalid=on_invalid)
+
+    assert not clipped.invalid.any()
+    assert torch.equal(clipped.logits, one.logits)
+    above[0, 0, 0, 0] = 1 + 2**-22
+    with pytest.raises(ValueError, match=r"got values from 1 to 1\.00000024"):
+        defense.defend(above)
+    assert defense.defend(above, on_invalid="flag").invalid.tolist() == [True, False]
 
 
 def test_a_stream_pulls_no_more_than_its_window(defense_for, model, images):

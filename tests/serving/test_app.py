@@ -43,6 +43,34 @@ def test_every_form_of_an_image_gets_the_same_answer(serve, worker, images):
     assert abs(sum(answered[0]["probabilities"]) - 1) < 1e-5
 
 
+def test_a_request_s_image_is_what_a_viewer_shows(serve, worker):
+    server = serve(worker, replay=True, background="white")
+    bodies = []
+    for image in (Image.new("LA", (12, 12), (0, 0)), Image.new("L", (12, 12), 255)):
+        file = io.BytesIO()
+        image.save(file, "WEBP", lossless=True)
+        bodies.append(file.getvalue())
+
+    (status, _, laid), (_, _, white) = (
+        server.ask("POST", "/classify?id=7", body, content_type="image/webp") for body in bodies
+    )
+
+    assert status == 200
+    assert json.loads(laid)["probabilities"] == json.loads(white)["probabilities"]
+    metrics = server.ask("GET", "/metrics")[2].decode()
+    assert 'fastdef_treated_total{how="laid on the background (255, 255, 255)"} 1.0' in metrics
+
+
+def test_a_transparent_image_is_refused_without_a_background(serve, worker):
+    file = io.BytesIO()
+    Image.new("LA", (12, 12), (0, 0)).save(file, "PNG")
+
+    status, _, body = serve(worker).ask("POST", "/classify", file.getvalue(), content_type="image/png")
+
+    assert status == 400
+    assert "the body needs every pixel opaque" in json.loads(body)["error"]
+
+
 @pytest.mark.parametrize(
     ("path", "body", "kind", "status", "reason"),
     [
