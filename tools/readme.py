@@ -82,16 +82,31 @@ def training() -> str:
     return _table(["", "images/s", "x plain"], rows)
 
 
-def engine() -> str:
-    """Latency of every engine by batch."""
-    engines = _read("engine.json")["engines"]
+def formats() -> str:
+    """Latency of every format and engine by batch, on the shipped model."""
+    return _formats("formats-shipped.json", "the shipped WRN-10-2, two CPU cores")
+
+
+def formats_wrn_16_4() -> str:
+    """The same of a larger network."""
+    return _formats("formats-wrn-16-4.json", "a WRN-16-4, CIFAR-10 (JPEG), two CPU cores")
+
+
+def _formats(file: str, title: str) -> str:
     rows = []
-    for name, found in engines.items():
+    for name, found in _read(file)["formats"].items():
+        size = f"{found['file_bytes'] / 2**20:.1f}"
+        if "refused" in found:
+            rows.append([name, size, "", "refused: other answers than those known", *[""] * 6])
+            continue
         by_batch = found["batches"]
-        times = [f"{1e3 * batch['p50']:.0f} / {1e3 * batch['p99']:.0f} ms" for batch in by_batch.values()]
-        rows.append([name, *times, f"{by_batch['64']['images_per_second']:.1f}"])
-    heads = ["the shipped WRN-10-2, two CPU cores", "batch 1, p50 / p99", "batch 8", "batch 64", "images/s at 64"]
-    return _table(heads, rows)
+        times = [f"{1e3 * batch['p50']:.0f} / {1e3 * batch['p99']:.0f}" for batch in by_batch.values()]
+        rate = f"{by_batch['64']['images_per_second']:.1f}"
+        agreement = [f"{found['steps_equal']:.0%}", f"{found['decisions_equal']:.0%}"]
+        peak = f"{found['peak_bytes'] / 2**20:.0f}"
+        rows.append([name, size, f"{found['load_seconds']:.1f}", *times, rate, peak, *agreement])
+    heads = [title, "files, MiB", "load, s", "batch 1, ms p50 / p99", "8", "64", "images/s at 64", "peak, MiB"]
+    return _table([*heads, "steps equal", "decisions equal"], rows)
 
 
 def defense() -> str:
@@ -167,7 +182,8 @@ def sweep() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    table.__name__: table for table in (adaptive, strengths, training, engine, defense, solvers, agreement, sweep)
+    table.__name__: table
+    for table in (adaptive, strengths, training, formats, formats_wrn_16_4, defense, solvers, agreement, sweep)
 }
 
 

@@ -9,7 +9,8 @@ import typer
 import fastdef
 from fastdef import distributed
 from fastdef.cli._ranks import LOST, joined, tell
-from fastdef.cli.bench import defense, engine, solvers
+from fastdef.cli.bench import defense, solvers
+from fastdef.cli.bench_formats import formats
 from fastdef.cli.calibrate import calibrate
 from fastdef.cli.defend import defend
 from fastdef.cli.demo import demo
@@ -48,7 +49,7 @@ train.command()(smoothing)
 train.command()(afa)
 bench.command("defense")(defense)
 bench.command("solvers")(solvers)
-bench.command("engine")(engine)
+bench.command("formats")(formats)
 app.add_typer(train, name="train")
 app.add_typer(bench, name="bench")
 _SHARED = ("train", "evaluate", "evaluate-adaptive", "evaluate-afa")  # what several processes do together

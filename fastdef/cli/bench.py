@@ -1,6 +1,5 @@
 """``fastdef bench``: how fast it is here."""
 
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,17 +10,15 @@ from rich.table import Table
 
 from fastdef.assets import ASSETS
 from fastdef.bench.defense import Setting, bench_defense
-from fastdef.bench.engine import Subject, bench_engine
 from fastdef.bench.figure import waterfall
 from fastdef.bench.growth import bench_growth
 from fastdef.bench.solvers import bench_solvers
 from fastdef.checkpoint import load_for
 from fastdef.cli._data import Reading
 from fastdef.cli._evaluating import DTYPES
-from fastdef.cli._shared import DEFAULT_DEVICE, Device, Source, check_device, parse_list
+from fastdef.cli._shared import DEFAULT_DEVICE, Device, Source, check_device
 from fastdef.data import Dataset
 from fastdef.defense import ActiveDefense
-from fastdef.export.files import export_onnx
 from fastdef.io import write_json
 from fastdef.nn import build, parse_architecture
 
@@ -140,62 +137,3 @@ def solvers(
     Console().print(table)
     if json_file is not None:
         write_json(json_file, report)
-
-
-def engine(
-    model: Annotated[Path | None, typer.Option(help="a model file with an active defense")] = None,
-    folder: Annotated[Path | None, typer.Option("--export", help="its export; made anew if not given")] = None,
-    data: Annotated[str, typer.Option(help="name of a data set")] = "fashion-mnist",
-    root: Annotated[Path, typer.Option(help="folder that holds it; the shipped images if not given")] = ASSETS,
-    batches: Annotated[str, typer.Option(help="batch sizes")] = "1,8,64",
-    turns: Annotated[int, typer.Option(min=1, help="timed runs of each")] = 10,
-    device: Device = DEFAULT_DEVICE,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
-) -> None:
-    """Latency, rate, size and memory of the exported classifier in each engine that is here, against PyTorch."""
-    sizes = parse_list(batches, int, option="--batches", needs="sizes, such as 1,8,64,")
-    if min(sizes) < 1:
-        raise ValueError(f"--batches needs sizes from 1 up, got {batches!r}")
-    check_device(device)
-    file = model or ASSETS / "smoothing.safetensors"
-    dataset = Reading(root).load(data, "test", limit=max(sizes))
-    images = dataset.floats(0, len(dataset))
-    console = Console()
-    with tempfile.TemporaryDirectory() as made:
-        if folder is None:
-            export_onnx(
-                load_for(file, dataset, labels=False),
-                Path(made),
-                shape=(images.shape[1], images.shape[2], images.shape[3]),
-            )
-        subject = Subject(file, folder or Path(made), device)
-        report = bench_engine(
-            subject,
-            images,
-            batches=sizes,
-            turns=turns,
-            step=lambda what: console.print(f"[dim]{what}[/dim]"),
-        )
-    report["data"] = f"{dataset.name} {dataset.split}"
-    console.print(_engines(report, sizes))
-    for name, row in report["engines"].items():
-        sizes_told = (
-            f"files {row['file_bytes'] / 2**20:.1f} MiB, peak of the process {row['peak_bytes'] / 2**20:.0f} MiB"
-        )
-        console.print(f"{name}: loaded in {row['load_seconds']:.2f} s, {sizes_told}", highlight=False)
-    if json_file is not None:
-        write_json(json_file, report)
-
-
-def _engines(report: dict[str, Any], sizes: tuple[int, ...]) -> Table:
-    machine = report["machine"]
-    table = Table(title=f"{machine['name']}, {machine['threads']} threads, torch {machine['torch']}")
-    for column in ("engine", "batch", "p50 ms", "p95 ms", "p99 ms", "images/s"):
-        table.add_column(column, justify="left" if column == "engine" else "right")
-    for name, row in report["engines"].items():
-        for size in sizes:
-            spread = row["batches"][size]
-            latencies = (f"{spread[level] * 1e3:.1f}" for level in ("p50", "p95", "p99"))
-            table.add_row(name, str(size), *latencies, f"{spread['images_per_second']:.1f}")
-            name = ""
-    return table

@@ -5,25 +5,50 @@ import pytest
 
 
 @pytest.mark.slow
-def test_engines_are_put_side_by_side(run, tmp_path):
+def test_formats_are_put_side_by_side_and_agree(run, tmp_path):
     status, out, _ = run(
-        "bench", "engine", "--batches", "1,2", "--turns", "1", "--device", "cpu", "--json", tmp_path / "o"
+        "bench",
+        "formats",
+        "--batches",
+        "1,2",
+        "--turns",
+        "1",
+        "--device",
+        "cpu",
+        "--lockstep",
+        "--json",
+        tmp_path / "o",
     )
 
     found = json.loads((tmp_path / "o").read_text())
     assert status == 0
-    assert list(found["engines"]) == ["PyTorch", "PyTorch, compiled", "ONNX Runtime, whole", "ONNX Runtime, driven"]
-    for row in found["engines"].values():
-        assert set(row["batches"]) == {"1", "2"}
-        assert row["peak_bytes"] > 2**26
+    assert list(found["formats"]) == [
+        "PyTorch",
+        "PyTorch, compiled",
+        "ONNX Runtime, whole",
+        "ONNX Runtime, driven",
+        "AOTInductor, whole",
+        "AOTInductor, driven",
+        "OpenVINO, whole",
+        "OpenVINO, driven",
+        "OpenVINO in bfloat16, whole",
+        "OpenVINO in bfloat16, driven",
+        "ONNX Runtime, whole, in lockstep",
+    ]
+    for row in found["formats"].values():
         assert row["file_bytes"] > 2**18
+        if "refused" not in row:
+            assert set(row["batches"]) == {"1", "2"}
+            assert row["peak_bytes"] > 2**26
+            assert row["decisions_equal"] == 1
     assert "ONNX Runtime, driven" in out
 
 
 def test_wrong_batches_are_refused(refuse):
-    assert "--batches needs sizes" in refuse("bench", "engine", "--batches", "1,zero")
+    assert "--batches needs sizes" in refuse("bench", "formats", "--batches", "1,zero")
     both = ["--model", "model.safetensors", "--architecture", "wrn-10-1"]
     assert "--architecture is in place of --model, got both" in refuse("bench", "defense", *both)
+    assert "--architecture is in place of --model and --export" in refuse("bench", "formats", *both)
 
 
 def test_another_step_size_is_that_of_the_loop(run, monkeypatch):
