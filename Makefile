@@ -17,7 +17,7 @@ demo: .venv/.core
 test: .venv/.dev
 	$(PYTEST) --dist loadfile -m "not slow and not gpu"
 
-test-slow: .venv/.dev
+test-slow: .venv/.dev .venv/.triton-server
 	$(PYTEST) --dist loadfile -m "slow and not gpu"
 
 fuzz: .venv/.fuzz
@@ -42,6 +42,11 @@ lint: .venv/.dev
 
 .venv/.dev: .venv/.core
 	$(INSTALL) --editable ".[export,eval,serve,test,dev]"
+	@touch $@
+
+# The wheel has the server itself. It asks for an older numpy than ours, which the server does without.
+.venv/.triton-server: .venv/.dev
+	$(INSTALL) --no-deps --target .venv/triton-server nvidia-pytriton
 	@touch $@
 
 # Fails too where the database does not answer: what could not be looked up has not been audited.

@@ -29,6 +29,7 @@ _SAMPLE = 128  # values of the noise and of the smoothed images that are kept, f
 _IDS = (0, 2**40 + 1, 2**33 + 5)  # of one and of several 16-bit words
 _SEED = 2**41 + 9
 _MOST_ROWS = 16
+_ROUNDING = 1e-5  # of pixels, where sigma is smaller still
 
 
 class Answered(Protocol):
@@ -122,9 +123,9 @@ class KnownAnswers:
         if not (np.abs(answered.steps - expected) <= allowed).all():
             raise _refusal(f"steps {answered.steps.tolist()} for {expected.tolist()}")
         sampled = answered.smoothed.reshape(len(expected), -1)[:, :: self.every]
-        apart = float(np.sqrt(np.square(sampled - self.smoothed).mean(1)).max()) / sigma
-        if not apart <= tolerance.smoothed:
-            raise _refusal(f"smoothed images {apart:.2g} sigma apart, more than {tolerance.smoothed}")
+        apart = float(np.sqrt(np.square(sampled - self.smoothed).mean(1)).max())
+        if not apart <= max(tolerance.smoothed * sigma, _ROUNDING):
+            raise _refusal(f"smoothed images {apart / sigma:.2g} sigma apart, more than {tolerance.smoothed}")
         check_probabilities(answered.probabilities, self.probabilities, tolerance)
 
 

@@ -1,6 +1,13 @@
-"""A model repository for NVIDIA's Triton Inference Server, of an export's files."""
+"""A model repository for NVIDIA's Triton Inference Server, of an export's files.
+
+With a defense the model is a Python back end around the driven engine: clients send images and nothing else, for who
+chooses ids and seed chooses the noise; they get probabilities and whether the smoothing came to its end, and not the
+smoothed images or the loss, which an attacker would climb. Queue and waiting are bounded, and a server that starts has
+seen the known answers.
+"""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +16,25 @@ from fastdef.io import atomic_write, make_folder
 
 _TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64", "int32": "TYPE_INT32", "bool": "TYPE_BOOL"}
 _BACKENDS = {".onnx": ("onnxruntime", "model.onnx"), ".engine": ("tensorrt", "model.plan")}
-_WAIT = 500  # microseconds that a request waits for others to join
+_DELAY = 500  # microseconds that a request waits for others to join
+_QUEUE = 256  # requests that wait; one more is refused
+_TIMEOUT = 30_000_000  # microseconds that one waits; then it is refused
+_MODEL = """\
+'The back end looks for a TritonPythonModel here.'
+
+from fastdef.export.triton_backend import TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
+"""
 
 
 def write_repository(folder: Path, repository: Path, *, name: str = "fastdef", max_batch: int = 64) -> Path:
-    """Write ``repository/NAME/config.pbtxt`` and ``repository/NAME/1/model.onnx`` (or ``.plan``) for Triton.
+    """Write a model's folder for Triton, ``repository/NAME``.
 
-    The model is ``defended`` where the export has it, else ``classifier``; its engine where TensorRT built one (what
-    TensorRT for RTX builds the server does not take). Requests are joined into batches: ids and seeds come with each
-    image, so an answer does not depend on who else asks.
+    With a defense: ``1/model.py`` and ``1/export`` with ``step`` and ``classifier``, as TensorRT's engines where the
+    export has them. The server's Python needs fastdef with its extra ``export``. Without a defense: ``1/model.onnx``
+    for the server's ONNX Runtime, or ``1/model.plan`` where TensorRT proper built the engine (what TensorRT for RTX
+    builds the server's own back end does not take).
 
     Args:
         folder: that ``fastdef export`` wrote.
@@ -35,54 +52,80 @@ def write_repository(folder: Path, repository: Path, *, name: str = "fastdef", m
         raise ValueError(f"a repository needs a model's name that can be a folder's, got {name!r}")
     manifest = read(folder / MANIFEST)
     try:
-        file, source, labels, config = _plan(manifest, name, max_batch)
+        files = _files(folder, manifest, name, max_batch)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         reason = " ".join(f"{type(error).__name__} {error}".split())
         raise ValueError(f"{folder / MANIFEST} does not describe what is to be served: {reason}") from error
     model = repository / name
-    make_folder(model / "1")
-    with atomic_write(model / "1" / file) as temporary:
-        temporary.write_bytes(verified(folder / source))
-    with atomic_write(model / "labels.txt") as temporary:
-        temporary.write_text(labels)
-    with atomic_write(model / "config.pbtxt") as temporary:
-        temporary.write_text(config)
+    for path, content in files.items():
+        make_folder((model / path).parent)
+        with atomic_write(model / path) as temporary:
+            temporary.write_bytes(content)
     return model
 
 
-def _plan(manifest: dict[str, Any], name: str, max_batch: int) -> tuple[str, str, str, str]:
-    """The model's file on the server, the one of the export, and the contents of the two others."""
-    stem = "defended" if "defended.onnx" in manifest["files"] else "classifier"
-    engine = manifest["files"].get(f"{stem}.engine", {})
+def _files(folder: Path, manifest: dict[str, Any], name: str, max_batch: int) -> dict[str, bytes]:
+    """By path under the model's folder, its configuration last: without it the server sees no model."""
+    labels = "".join(f"{' '.join(label.split())}\n" for label in manifest["classes"])  # a line each
+    plan = _defended if "step.onnx" in manifest["files"] else _classifier
+    files, config = plan(folder, manifest, max_batch)
+    return {**files, "labels.txt": labels.encode(), "config.pbtxt": f"name: {json.dumps(name)}\n{config}".encode()}
+
+
+def _defended(folder: Path, manifest: dict[str, Any], max_batch: int) -> tuple[dict[str, bytes], str]:
+    described = manifest["files"]
+    engines = {"step.engine", "classifier.engine"} <= described.keys()
+    ending, provider = (".engine", "TensorRT") if engines else (".onnx", "CPUExecutionProvider")
+    exported = [f"{stem}{ending}" for stem in ("step", "classifier")]
+    files = {f"1/export/{file}": verified(folder / file) for file in exported}
+    files |= {"1/export/model.json": (folder / MANIFEST).read_bytes(), "1/model.py": _MODEL.encode()}
+    max_batch = min(max_batch, *(described[file].get("batches", [0, 0, max_batch])[2] for file in exported))
+    inputs = {"images": described["step.onnx"]["inputs"]["images"]}
+    outputs = {"probabilities": described["classifier.onnx"]["outputs"]["probabilities"]}
+    kind = "KIND_GPU" if engines else "KIND_CPU"
+    config = _config("python", max_batch, inputs, outputs).replace(
+        "output [\n", 'output [\n  { name: "converged" data_type: TYPE_BOOL dims: [ 1 ] },\n'
+    )
+    config += f"instance_group [ {{ kind: {kind} count: 1 }} ]\n"
+    config += f'parameters {{ key: "provider" value {{ string_value: "{provider}" }} }}\n'
+    return files, config
+
+
+def _classifier(folder: Path, manifest: dict[str, Any], max_batch: int) -> tuple[dict[str, bytes], str]:
+    engine = manifest["files"].get("classifier.engine", {})
     # The server's back end is TensorRT proper, which does not take what TensorRT for RTX built.
     ending = ".engine" if engine.get("built_by", "").startswith("tensorrt ") else ".onnx"
     backend, file = _BACKENDS[ending]
-    described = manifest["files"][f"{stem}{ending}"]
-    if "batches" in described:
-        max_batch = min(max_batch, described["batches"][2])
-    labels = "".join(f"{' '.join(label.split())}\n" for label in manifest["classes"])  # a line each
-    return file, f"{stem}{ending}", labels, _config(name, backend, max_batch, described)
+    described = manifest["files"][f"classifier{ending}"]
+    max_batch = min(max_batch, described.get("batches", [0, 0, max_batch])[2])
+    files = {f"1/{file}": verified(folder / f"classifier{ending}")}
+    return files, _config(backend, max_batch, described["inputs"], described["outputs"])
 
 
-def _config(name: str, backend: str, max_batch: int, described: dict[str, Any]) -> str:
-    inputs = ",\n".join(_tensor(key, value) for key, value in described["inputs"].items())
-    outputs = ",\n".join(
-        _tensor(key, value, labels=key == "probabilities") for key, value in described["outputs"].items()
+def _config(backend: str, max_batch: int, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
+    given = ",\n".join(_tensor(key, value) for key, value in inputs.items())
+    answered = ",\n".join(_tensor(key, value, labels=key == "probabilities") for key, value in outputs.items())
+    policy = (
+        f"timeout_action: REJECT default_timeout_microseconds: {_TIMEOUT} allow_timeout_override: true "
+        f"max_queue_size: {_QUEUE}"
+    )
+    warmed = " ".join(
+        f"inputs {{ key: {json.dumps(key)} value {{ {_type_and_dims(value)} zero_data: true }} }}"
+        for key, value in inputs.items()
     )
     return (
-        f'name: {json.dumps(name)}\nbackend: "{backend}"\nmax_batch_size: {max_batch}\n'
-        f"input [\n{inputs}\n]\noutput [\n{outputs}\n]\n"
-        f"dynamic_batching {{ max_queue_delay_microseconds: {_WAIT} }}\n"
+        f'backend: "{backend}"\nmax_batch_size: {max_batch}\n'
+        f"input [\n{given}\n]\noutput [\n{answered}\n]\n"
+        f"dynamic_batching {{\n  max_queue_delay_microseconds: {_DELAY}\n  default_queue_policy {{ {policy} }}\n}}\n"
+        f'model_warmup [ {{ name: "one image" batch_size: 1 {warmed} }} ]\n'
     )
 
 
 def _tensor(name: str, described: dict[str, Any], *, labels: bool = False) -> str:
-    """A tensor without its batch; one that has nothing else is a single number to the client."""
-    dims = described["shape"][1:]
-    parts = [f"name: {json.dumps(name)}", f"data_type: {_TYPES[described['dtype']]}"]
-    parts.append(f"dims: [ {', '.join(map(str, dims or [1]))} ]")
-    if not dims:
-        parts.append("reshape: { shape: [ ] }")
-    if labels:
-        parts.append('label_filename: "labels.txt"')
-    return "  { " + " ".join(parts) + " }"
+    file = ' label_filename: "labels.txt"' if labels else ""
+    return f"  {{ name: {json.dumps(name)} {_type_and_dims(described)}{file} }}"
+
+
+def _type_and_dims(described: dict[str, Any]) -> str:
+    """Without the batch."""
+    return f"data_type: {_TYPES[described['dtype']]} dims: [ {', '.join(map(str, described['shape'][1:]))} ]"

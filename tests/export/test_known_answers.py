@@ -74,6 +74,13 @@ def test_each_way_to_differ_is_refused_by_its_name(known, answered, spoil, named
         known.check(spoil(answered), EXACT, sigma=0.075)
 
 
+def test_where_sigma_is_next_to_nothing_rounding_is_allowed(known, answered):
+    known.check(change(answered, "smoothed", 1, 1e-6), EXACT, sigma=1e-6)
+
+    with pytest.raises(ValueError, match="smoothed images"):
+        known.check(change(answered, "smoothed", 1, 1e-4), EXACT, sigma=1e-6)
+
+
 def test_sixteen_bits_are_allowed_more_but_no_other_noise(known, answered):
     known.check(change(answered, "smoothed", 1, 0.001), REDUCED, sigma=0.075)
 
