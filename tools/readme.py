@@ -87,6 +87,11 @@ def formats() -> str:
     return _formats("formats-shipped.json", "the shipped WRN-10-2")
 
 
+def formats_wrn_16_4() -> str:
+    """The same of a larger network."""
+    return _formats("formats-wrn-16-4.json", "a WRN-16-4 of random weights, CIFAR-10 (JPEG)")
+
+
 def _formats(file: str, title: str) -> str:
     found = _read(file)["formats"]
     batches = list(next(row["batches"] for row in found.values()))
@@ -178,7 +183,8 @@ def sweep() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    table.__name__: table for table in (adaptive, strengths, training, formats, defense, solvers, agreement, sweep)
+    table.__name__: table
+    for table in (adaptive, strengths, training, formats, formats_wrn_16_4, defense, solvers, agreement, sweep)
 }
 
 
