@@ -17,6 +17,9 @@ from fastdef.attacks._goal import predicted as predicted
 from fastdef.attacks._goal import targeted as targeted
 from fastdef.attacks._goal import untargeted as untargeted
 from fastdef.attacks._goal import white_box as white_box
+from fastdef.attacks._gradients import GradientRecord as GradientRecord
+from fastdef.attacks._gradients import GradientShares as GradientShares
+from fastdef.attacks._gradients import health as health
 from fastdef.attacks._losses import cross_entropy as cross_entropy
 from fastdef.attacks._losses import dlr as dlr
 from fastdef.attacks._losses import margin as margin

@@ -12,6 +12,7 @@ from fastdef.attacks._model import frozen_eval, gradient_of
 Strength = float | Tensor  # one number, or (N,): one an image
 Model = Callable[[Tensor], Tensor]  # (N, C, H, W) images -> (N, classes) logits
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits, labels -> (N,)
+Observe = Callable[[Tensor], object]  # (N, C, H, W) gradient of a step
 
 
 def fgsm(model: Model, images: Tensor, labels: Tensor, *, eps: Strength, loss: Loss = cross_entropy) -> Tensor:
@@ -33,6 +34,7 @@ def pgd(
     random_start: bool = True,
     loss: Loss = cross_entropy,
     generator: torch.Generator | None = None,
+    observe: Observe = lambda gradient: None,
 ) -> Tensor:
     """Projected gradient descent, as attackers call their ascent (Madry et al., 2018).
 
@@ -48,6 +50,7 @@ def pgd(
         random_start: start anywhere in the ball, else at the image.
         loss: what to raise, (logits, labels) -> (N,).
         generator: of the random start, on the images' device.
+        observe: called with each step's gradient; see :class:`fastdef.attacks.GradientRecord`.
 
     Returns:
         (N, C, H, W) adversarial images: within eps of the images, in [0, 1], without a gradient.
@@ -60,7 +63,13 @@ def pgd(
     start = anywhere(images, radius, generator) if random_start else images
     with frozen_eval(model):
         return projected_ascent(
-            _objective(model, loss, labels), images, eps=radius, step=column(step, images), steps=steps, start=start
+            _objective(model, loss, labels),
+            images,
+            eps=radius,
+            step=column(step, images),
+            steps=steps,
+            start=start,
+            observe=observe,
         )
 
 
@@ -111,6 +120,7 @@ def projected_ascent(
     steps: int,
     start: Tensor,
     direction: Callable[[Tensor], Tensor] = torch.sign,
+    observe: Observe = lambda gradient: None,
 ) -> Tensor:
     """The loop inside the attacks: raise ``objective`` inside the ball and [0, 1]. Its caller sees to modes and range.
 
@@ -122,6 +132,7 @@ def projected_ascent(
         steps: number of steps.
         start: where to begin, inside the ball.
         direction: what to do with the gradient before a step.
+        observe: called with each step's gradient.
 
     Raises:
         ValueError: if the objective has no gradient.
@@ -131,6 +142,7 @@ def projected_ascent(
         with torch.enable_grad():
             x.requires_grad_()
             gradient = gradient_of(objective(x), x)
+        observe(gradient)
         change = x.detach() + step * direction(gradient) - images  # in this order, as the libraries: the same bits
         x = (images + torch.clamp(change, -radius, radius)).clamp(0, 1)
     return x.detach()

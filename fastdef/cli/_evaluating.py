@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from rich.console import Console
 
 from fastdef.checkpoint import Checkpoint
 from fastdef.defense import ActiveDefense
@@ -50,6 +51,14 @@ def refuse(options: dict[str, Any], reason: str) -> None:
     """
     for name in given(options):
         raise ValueError(f"--{name.replace('_', '-')} {reason}")
+
+
+def report_refusals(sentences: list[str]) -> None:
+    """Print why figures are none, and end with status 1 where any is."""
+    for sentence in sentences:
+        Console(stderr=True).print(sentence, highlight=False, soft_wrap=True)
+    if sentences:
+        raise typer.Exit(1)
 
 
 def radius(eps: float) -> float:

@@ -24,6 +24,7 @@ from fastdef.cli._evaluating import (
     defense_of,
     defense_options,
     radius,
+    report_refusals,
 )
 from fastdef.cli._shared import DEFAULT_DEVICE, Device, Source, check_device
 from fastdef.evaluation import Attack, Evaluation
@@ -42,7 +43,9 @@ def evaluate(
     limit: Limit = None,
     eps: Eps = 8.0,
     steps: Annotated[int, typer.Option(min=1, help="of the attack")] = Attack.steps,
-    loss: Annotated[str, typer.Option(help="of the attack: cross_entropy or margin (C&W)")] = Attack.loss,
+    loss: Annotated[str, typer.Option(help="of the attack, one or several: cross_entropy, margin (C&W)")] = ",".join(
+        Attack.losses
+    ),
     delta: Delta = None,
     max_steps: MaxSteps = None,
     outer_loops: OuterLoops = None,
@@ -58,7 +61,8 @@ def evaluate(
     """Print what a static attack leaves of a model, with counts and 95 % intervals.
 
     The attack is crafted on the undefended classifier, by an attacker who does not know of the defense: an upper bound
-    that says little. What those leave who know of it is for ``fastdef evaluate-adaptive``.
+    that says little. What those leave who know of it is for ``fastdef evaluate-adaptive``. Status 1 says that the
+    attack's gradients vanished, so that there is no figure.
     """
     options = defense_options(
         undefended=undefended, delta=delta, max_steps=max_steps, outer_loops=outer_loops, dtype=dtype
@@ -74,20 +78,21 @@ def evaluate(
             checkpoint.model,
             dataset,
             defense=defense_of(checkpoint, options, undefended=undefended, seed=seed, compile=compile),
-            attack=Attack(eps=eps, seed=seed, steps=steps, loss=loss),
+            attack=Attack(eps=eps, seed=seed, steps=steps, losses=tuple(loss.split(","))),
             batch_size=batch_size,
             progress=lambda images: bar.advance(task, images),
         )
     Console().print(_table(evaluation))
     if json_file is not None and distributed.rank() == 0:
         write_json(json_file, evaluation.to_json())
+    report_refusals(evaluation.refusals)
 
 
 def _table(evaluation: Evaluation) -> Table:
     attack = evaluation.attack
     table = Table(
-        title=f"{evaluation.data}; attacked: PGD-{attack.steps} on {attack.loss}, eps {attack.eps * 255:g}/255, "
-        "crafted on the undefended classifier"
+        title=f"{evaluation.data}; attacked: PGD-{attack.steps} on {' and '.join(attack.losses)}, "
+        f"eps {attack.eps * 255:g}/255, crafted on the undefended classifier"
     )
     unanswered = any(row.unanswered for row in evaluation.rows)
     counts = ("right/all", "steps median/max", "unconverged", *(["NaN or Inf"] if unanswered else []))
@@ -99,7 +104,7 @@ def _table(evaluation: Evaluation) -> Table:
         line = row.to_json()
         table.add_row(
             row.name,
-            f"{row.accuracy.value:.1%}",
+            "no figure" if row.refusal else f"{row.accuracy.value:.1%}",
             f"{low:.1%} to {high:.1%}",
             f"{row.accuracy.correct}/{row.accuracy.count}",
             f"{line['steps_median']}/{line['steps_max']}" if row.steps else "",

@@ -1,4 +1,4 @@
-"""``fastdef strengths``: models under white-box attacks of every strength, side by side."""
+"""``fastdef evaluate-afa``: models under white-box attacks of every strength, side by side."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +12,7 @@ from rich.table import Table
 from fastdef import distributed
 from fastdef.checkpoint import load_for
 from fastdef.cli._data import Background, Data, Download, Limit, Order, Reading, Root
+from fastdef.cli._evaluating import report_refusals
 from fastdef.cli._shared import DEFAULT_DEVICE, Device, Source, check_device, parse_list
 from fastdef.evaluation import Strengths, draw_strengths, evaluate_strengths, rounds
 from fastdef.io import write_json
@@ -38,13 +39,16 @@ def evaluate_afa(
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
     figure: Annotated[Path | None, typer.Option(help="write a PNG here")] = None,
 ) -> None:
-    """Accuracy at each strength, and their mean; FGSM, C&W and the adaptive attack at the strongest."""
+    """Accuracy at each strength, and their mean; FGSM, C&W and the adaptive attack at the strongest.
+
+    Status 1 says that the gradients of an attack vanished, so that its accuracy is no figure.
+    """
     place = check_device(device)
     values = _parse(eps)
     dataset = Reading(root, download, background, class_order).load(data, split, limit=limit).to(place)
     loaded = {_name(path): load_for(path, dataset, device=place, parts=True, source=source) for path in models}
     if len(loaded) < len(models):
-        raise ValueError("strengths needs models whose names, or folders' names, differ")
+        raise ValueError("evaluate-afa needs models whose names, or folders' names, differ")
     evaluations: dict[str, Strengths] = {}
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
@@ -70,6 +74,7 @@ def evaluate_afa(
         write_json(json_file, _record(evaluations, dataset.name, dataset.split, len(dataset), place))
     if figure is not None and distributed.rank() == 0:
         draw_strengths(evaluations, figure, title=title)
+    report_refusals([f"{name}: {sentence}" for name, one in evaluations.items() for sentence in one.refusals])
 
 
 def _parse(text: str) -> tuple[float, ...]:

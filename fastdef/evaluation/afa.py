@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from fastdef import distributed
 from fastdef.attacks import RATIOS, adaptive_pgd, frozen_eval, predicted, step_size
 from fastdef.data import Dataset
 from fastdef.evaluation.accuracy import Accuracy
-from fastdef.evaluation.attack import Attack
+from fastdef.evaluation.attack import Attack, gradients_vanished
 from fastdef.evaluation.shift import Shift, Watch
 from fastdef.nn import AFA2d, MultiBatchNorm2d, branch, first_group, fixed_fusing_weight
 
@@ -32,6 +33,7 @@ class Strengths:
         strongest: by attack, accuracies of the whole model at the largest eps.
         layer: whose channels ``shifts`` describes.
         shifts: a strength each.
+        vanished: by the part, a count a strength: images answered right whose attack had no gradient to follow.
     """
 
     strengths: tuple[float, ...]
@@ -40,6 +42,17 @@ class Strengths:
     strongest: dict[str, Accuracy]
     layer: str
     shifts: list[Shift]
+    vanished: dict[str, list[int]]
+
+    @property
+    def refusals(self) -> list[str]:
+        """A sentence for every accuracy that is no figure: too many of its images were not really attacked."""
+        sentences = [
+            gradients_vanished(f"{name}, eps {eps * 255:g}/255", count, accuracy.count)
+            for name, accuracies in self.rows.items()
+            for eps, accuracy, count in zip(self.strengths, accuracies, self.vanished[name], strict=True)
+        ]
+        return [sentence for sentence in sentences if sentence]
 
     def mean(self, row: str) -> float:
         """Mean accuracy over the strengths, the paper's last column."""
@@ -55,6 +68,8 @@ class Strengths:
                 for name, accuracies in self.rows.items()
             },
             "strongest": {name: accuracy.to_json() for name, accuracy in self.strongest.items()},
+            "vanished": self.vanished,
+            "refusals": self.refusals,
             "layer": self.layer,
             "shifts": [asdict(shift) for shift in self.shifts],
         }
@@ -86,6 +101,8 @@ def evaluate_strengths(
 ) -> Strengths:
     """Accuracy of each part of a model under white-box PGD of every strength, and more attacks at the strongest.
 
+    PGD is by cross-entropy and, on what still stands, by the margin; see :class:`Attack`.
+
     On several ranks each has its share of the batches, and all find what one would.
 
     Args:
@@ -109,6 +126,7 @@ def evaluate_strengths(
     layer = first_group(model) if layer is None else layer
     batches = _Batches(dataset, batch_size, seed, progress)
     rows: dict[str, list[Accuracy]] = {}
+    vanished: dict[str, list[int]] = {}
     shifts: list[Shift] = []
     whole = next(iter(submodels(model)))
     with frozen_eval(model):
@@ -118,11 +136,13 @@ def evaluate_strengths(
             with view():
                 for eps in strengths:
                     watch = Watch(model, layer) if name == whole else None
-                    rows.setdefault(name, []).append(batches.accuracy(model, _pgd(eps, steps), watch))
+                    right, untested = batches.right(model, _pgd(eps, steps), watch).unbind(1)
+                    rows.setdefault(name, []).append(Accuracy(int(right.sum()), len(right)))
+                    vanished.setdefault(name, []).append(int((right & untested).sum()))
                     if watch is not None:
                         shifts.append(watch.shift())
         strongest = _strongest(model, batches, max(strengths), steps) if parts else {}
-    return Strengths(tuple(strengths), steps, rows, strongest, layer, shifts)
+    return Strengths(tuple(strengths), steps, rows, strongest, layer, shifts, vanished)
 
 
 def rounds(model: nn.Module, *, strengths: Sequence[float] = PAPER) -> int:
@@ -131,15 +151,24 @@ def rounds(model: nn.Module, *, strengths: Sequence[float] = PAPER) -> int:
     return len(submodels(model)) * len(strengths) + (0 if max(strengths) == 0 else 2 + fused * len(RATIOS))
 
 
-_Craft = Callable[[nn.Module, Tensor, Tensor, torch.Generator, int], Tensor]
+_Craft = Callable[[nn.Module, Tensor, Tensor, torch.Generator, int], tuple[Tensor, Tensor]]  # images, who vanished
 
 
-def _pgd(eps: float, steps: int, loss: str = "cross_entropy") -> _Craft:
+def _pgd(eps: float, steps: int, losses: tuple[str, ...] = Attack.losses) -> _Craft:
     if eps == 0:
-        return lambda model, images, labels, generator, batch: images
-    return lambda model, images, labels, generator, batch: Attack(eps=eps, steps=steps, loss=loss)(
-        model, images, labels, batch=batch
-    )
+        return lambda model, images, labels, generator, batch: (images, _nobody(images))
+
+    def craft(
+        model: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator, batch: int
+    ) -> tuple[Tensor, Tensor]:
+        attacked = Attack(eps=eps, steps=steps, losses=losses).run(model, images, labels, batch=batch)
+        return attacked.images, attacked.vanished
+
+    return craft
+
+
+def _nobody(images: Tensor) -> Tensor:
+    return torch.zeros(len(images), dtype=torch.bool)
 
 
 def _strongest(model: nn.Module, batches: "_Batches", eps: float, steps: int) -> dict[str, Accuracy]:
@@ -148,8 +177,8 @@ def _strongest(model: nn.Module, batches: "_Batches", eps: float, steps: int) ->
         return {}
     with next(iter(submodels(model).values()))():
         accuracies = {
-            "FGSM": batches.accuracy(model, _pgd(eps, 1)),
-            f"C&W margin, PGD-{steps}": batches.accuracy(model, _pgd(eps, steps, "margin")),
+            "FGSM": batches.accuracy(model, _pgd(eps, 1, ("cross_entropy",))),
+            f"C&W margin, PGD-{steps}": batches.accuracy(model, _pgd(eps, steps, ("margin",))),
         }
         if any(isinstance(module, AFA2d) for module in model.modules()):
             accuracies |= _adaptive(model, batches, eps, steps)
@@ -164,10 +193,11 @@ def _adaptive(model: nn.Module, batches: "_Batches", eps: float, steps: int) -> 
 
         def craft(
             model: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator, batch: int, r: float = ratio
-        ) -> Tensor:
-            return adaptive_pgd(model, images, labels, eps=eps, step=step, steps=steps, ratio=r, generator=generator)
+        ) -> tuple[Tensor, Tensor]:
+            attack = partial(adaptive_pgd, eps=eps, step=step, steps=steps, ratio=r, generator=generator)
+            return attack(model, images, labels), _nobody(images)
 
-        right = batches.right(model, craft)
+        right = batches.right(model, craft)[:, 0]
         alone.append(Accuracy(int(right.sum()), len(right)))
         stood &= right
     return {
@@ -182,12 +212,12 @@ class _Batches:
     def __init__(self, dataset: Dataset, size: int, seed: int, progress: Callable[[int], object]) -> None:
         self.dataset, self._size, self._seed, self._progress = dataset, size, seed, progress
 
-    def accuracy(self, model: nn.Module, craft: _Craft, watch: "Watch | None" = None) -> Accuracy:
-        right = self.right(model, craft, watch)
+    def accuracy(self, model: nn.Module, craft: _Craft) -> Accuracy:
+        right = self.right(model, craft)[:, 0]
         return Accuracy(int(right.sum()), len(right))
 
     def right(self, model: nn.Module, craft: _Craft, watch: "Watch | None" = None) -> Tensor:
-        """(N,) whether each image is classified right, on the CPU of every rank."""
+        """(N, 2) whether each image is classified right, and whether its gradients vanished; on every rank's CPU."""
         return torch.cat(distributed.all_gather_shards(list(self._own(model, craft, watch))))
 
     def _own(self, model: nn.Module, craft: _Craft, watch: "Watch | None") -> Iterator[Tensor]:
@@ -195,11 +225,12 @@ class _Batches:
             start, stop = number * self._size, min((number + 1) * self._size, len(self.dataset))
             images, labels = self.dataset.floats(start, stop), self.dataset.labels[start:stop]
             batch = self._seed * 1_000_003 + number
-            crafted = craft(model, images, labels, torch.Generator(images.device).manual_seed(batch), batch)
+            generator = torch.Generator(images.device).manual_seed(batch)
+            crafted, vanished = craft(model, images, labels, generator, batch)
             with torch.no_grad():
                 logits = model(crafted) if watch is None else watch(crafted)
             self._progress(min(distributed.world_size() * self._size, len(self.dataset) - start))
-            yield (predicted(logits) == labels).cpu()
+            yield torch.stack([(predicted(logits) == labels).cpu(), vanished], 1)
 
 
 def _fixed(model: nn.Module, w0: float) -> View:

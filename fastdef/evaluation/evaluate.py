@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import reduce
 from typing import Any
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from fastdef import distributed
-from fastdef.attacks import frozen_eval, predicted
+from fastdef.attacks import GradientShares, frozen_eval, predicted
 from fastdef.data import Dataset
 from fastdef.defense import ActiveDefense
 from fastdef.evaluation.accuracy import Accuracy
-from fastdef.evaluation.attack import Attack, Classifier, attacked_batches
+from fastdef.evaluation.attack import Attack, Batch, Classifier, attacked_batches, gradients_vanished
 
 
 @dataclass
@@ -29,6 +29,7 @@ class Row:
         steps: gradient steps of the defense for each image; empty without a defense.
         unconverged: images that reached ``max_steps`` or the deadline.
         unanswered: images whose logits are NaN or infinite, which is never right.
+        vanished: images answered right whose attack had no gradient to follow.
     """
 
     name: str
@@ -37,6 +38,12 @@ class Row:
     steps: list[int] = field(default_factory=list)
     unconverged: int = 0
     unanswered: int = 0
+    vanished: int = 0
+
+    @property
+    def refusal(self) -> str:
+        """Why the accuracy is no figure, in a sentence; empty where it is one."""
+        return gradients_vanished(self.name, self.vanished, self.accuracy.count)
 
     def joined(self, other: "Row") -> "Row":
         """The line of this one's images and the other's."""
@@ -49,11 +56,13 @@ class Row:
             self.steps + other.steps,
             self.unconverged + other.unconverged,
             self.unanswered + other.unanswered,
+            self.vanished + other.vanished,
         )
 
     def to_json(self) -> dict[str, Any]:
         """The line, its steps as median and maximum."""
-        line = {**self.accuracy.to_json(), "unanswered": self.unanswered, "seconds_per_image": self.seconds}
+        counts = {"unanswered": self.unanswered, "vanished": self.vanished}
+        line = {**self.accuracy.to_json(), **counts, "seconds_per_image": self.seconds}
         if self.steps:
             ordered = sorted(self.steps)
             line |= {"steps_median": ordered[len(ordered) // 2], "steps_max": ordered[-1]}
@@ -71,13 +80,20 @@ class Evaluation:
         data: name and split of the images.
         device: where it ran.
         dtype: of the defense's convolutions; the classifier's are float32.
+        gradients: by loss of the attack, how many of its gradients were of no use.
     """
 
     rows: list[Row]
     attack: Attack
     data: str
     device: str
-    dtype: str = "float32"
+    dtype: str
+    gradients: dict[str, GradientShares]
+
+    @property
+    def refusals(self) -> list[str]:
+        """A sentence for every row whose accuracy is no figure: too many of its images were not really attacked."""
+        return [row.refusal for row in self.rows if row.refusal]
 
     def to_json(self) -> dict[str, Any]:
         """Everything, JSON-able."""
@@ -89,6 +105,8 @@ class Evaluation:
             "dtype": self.dtype,
             "python": platform.python_version(),
             "torch": torch.__version__,
+            "gradients": {loss: shares.to_json() for loss, shares in self.gradients.items()},
+            "refusals": self.refusals,
             "rows": {row.name: row.to_json() for row in self.rows},
         }
 
@@ -113,7 +131,7 @@ def evaluate(
         model: images to logits; answers in eval mode, and is left as it was.
         dataset: on the device of the model.
         defense: of the same model.
-        attack: PGD-20 at 8/255 if not given.
+        attack: PGD-20 at 8/255 by two losses if not given.
         batch_size: images at once.
         progress: called with the number of images that are through since the last call.
 
@@ -125,22 +143,33 @@ def evaluate(
         raise ValueError("evaluate needs at least one image, got an empty data set")
     batches = attacked_batches(model, dataset, attack, batch_size=batch_size)
     counted: list[list[Row]] = []
+    gradients: list[dict[str, GradientShares]] = []
     with frozen_eval(model):  # answers in eval mode, which a model in training would not give
         _check_classes(model, dataset)
-        for images, attacked, labels, ids in batches:
-            kinds = {"clean": images, "attacked": attacked}
-            answers = {kind: _plain(model, given) for kind, given in kinds.items()}
-            if defense is not None:
-                answers |= {f"{kind}, defended": _defended(defense, given, ids) for kind, given in kinds.items()}
-            counted.append([_counted(name, labels, *answer) for name, answer in answers.items()])
-            progress(min(distributed.world_size() * batch_size, len(dataset) - int(ids[0])))
+        for batch in batches:
+            counted.append(_rows(model, defense, batch))
+            gradients.append(batch.gradients)
+            progress(min(distributed.world_size() * batch_size, len(dataset) - int(batch.ids[0])))
     return Evaluation(
         rows=[reduce(Row.joined, parts) for parts in zip(*distributed.all_gather_shards(counted), strict=True)],
         attack=attack,
         data=f"{dataset.name} {dataset.split}",
         device=str(dataset.images.device),
         dtype=str(defense.dtype if defense else torch.float32).removeprefix("torch."),
+        gradients=_joined(attack.losses, distributed.all_gather_shards(gradients)),
     )
+
+
+def _rows(model: Classifier, defense: ActiveDefense | None, batch: Batch) -> list[Row]:
+    kinds = {"clean": batch.images, "attacked": batch.attacked}
+    answers = {kind: _plain(model, given) for kind, given in kinds.items()}
+    if defense is not None:
+        answers |= {f"{kind}, defended": _defended(defense, given, batch.ids) for kind, given in kinds.items()}
+    return [_counted(name, batch, *answer) for name, answer in answers.items()]
+
+
+def _joined(losses: Sequence[str], parts: Sequence[dict[str, GradientShares]]) -> dict[str, GradientShares]:
+    return {loss: sum((part.get(loss, GradientShares()) for part in parts), GradientShares()) for loss in losses}
 
 
 @torch.no_grad()
@@ -174,6 +203,14 @@ def _defended(defense: ActiveDefense, images: Tensor, ids: Tensor) -> tuple[Tens
     return predicted(defended.logits).cpu(), seconds, defended.steps.tolist(), int((~defended.converged).sum())
 
 
-def _counted(name: str, labels: Tensor, answers: Tensor, seconds: float, steps: list[int], unconverged: int) -> Row:
-    accuracy = Accuracy(int((answers == labels.cpu()).sum()), len(labels))
-    return Row(name, accuracy, seconds / len(labels), steps, unconverged, int((answers < 0).sum()))
+def _counted(name: str, batch: Batch, answers: Tensor, seconds: float, steps: list[int], unconverged: int) -> Row:
+    right, count = answers == batch.labels.cpu(), len(answers)
+    return Row(
+        name=name,
+        accuracy=Accuracy(int(right.sum()), count),
+        seconds=seconds / count,
+        steps=steps,
+        unconverged=unconverged,
+        unanswered=int((answers < 0).sum()),
+        vanished=int((right & batch.vanished).sum()) if name.startswith("attacked") else 0,
+    )

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import fastdef
 from fastdef.data import write_idx
 
 
@@ -37,7 +38,7 @@ def test_the_defense_can_be_left_out(run, model_file, data, tmp_path):
 
 
 def test_refusals_are_one_line(refuse, model_file, data, tmp_path):
-    assert "a loss among" in refuse("evaluate", model_file, *data, "--loss", "hinge")
+    assert "losses among" in refuse("evaluate", model_file, *data, "--loss", "hinge")
     assert "--eps needs a radius in 255ths, from 0 to 255, got 300" in refuse(
         "evaluate", model_file, *data, "--eps", "300"
     )
@@ -149,3 +150,30 @@ def test_of_several_processes_the_first_alone_writes(monkeypatch, run, model_fil
 
     assert status in (0, 1)  # a model with random weights does not pass the adaptive evaluation's checks on itself
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def saturated(bare_file, tmp_path_factory):
+    """A model sure of everything, and images that it answers right."""
+    root = tmp_path_factory.mktemp("saturated")
+    checkpoint = fastdef.load(bare_file)
+    model = checkpoint.model.eval()
+    with torch.no_grad():
+        model.fc.weight *= 1e5
+        images = torch.randint(0, 256, (8, 1, 28, 28), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+        write_idx(root, "test", images, model(images.float() / 255).argmax(1))
+    fastdef.save(root / "model.safetensors", model, architecture=checkpoint.architecture, classes=checkpoint.classes)
+    return [root / "model.safetensors", "--data", "fashion-mnist", "--root", str(root), "--steps", "1"]
+
+
+def test_an_accuracy_whose_gradients_vanished_is_no_figure(run, saturated, tmp_path):
+    status, out, err = run("evaluate", *saturated, "--loss", "cross_entropy", "--json", tmp_path / "out.json")
+
+    assert status == 1
+    assert "attacked: 8 of 8 images stand because the attack's gradients vanished" in err
+    assert "figure" in out  # in a cell that a narrow terminal wraps
+    assert json.loads((tmp_path / "out.json").read_text())["refusals"] == [err.strip()]
+
+
+def test_another_loss_of_the_same_attack_makes_it_one(run, saturated):
+    assert run("evaluate", *saturated)[0] == 0

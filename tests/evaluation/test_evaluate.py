@@ -130,5 +130,5 @@ def test_a_defense_in_the_place_of_its_model_is_refused(model, dataset):
 
 
 def test_an_unknown_loss_is_refused():
-    with pytest.raises(ValueError, match="a loss among cross_entropy, margin, got 'hinge'"):
-        Attack(loss="hinge")
+    with pytest.raises(ValueError, match="losses among cross_entropy, margin, got hinge"):
+        Attack(losses=("hinge",))
