@@ -108,7 +108,8 @@ def evaluate_adaptive(
         if folder is None:
             if distributed.world_size() > 1:
                 raise ValueError(
-                    f"evaluate_adaptive on {distributed.world_size()} processes needs a folder that all of them see, got none"
+                    f"evaluate_adaptive on {distributed.world_size()} processes needs a folder that all of them see, "
+                    "got none"
                 )
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         journal = distributed.on_rank0(partial(Journal, folder, settings, resume=resume))
