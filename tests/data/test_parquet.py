@@ -1,9 +1,14 @@
+import json
+
+import numpy as np
 import pyarrow
 import pytest
 import torch
+from PIL import Image
 from pyarrow import parquet
 
 from fastdef.data import load_dataset
+from tests.data.mutants import exif, saved
 
 # name, folder on the hub, column of images, columns of labels, channels, size, classes, its test split's files
 HUB = [
@@ -91,6 +96,74 @@ def test_the_files_do_not_rename_classes_that_have_their_names(tmp_path, picture
     save_parquet(tmp_path / "test-00000-of-00001.parquet", pictures(1), {"label": [0]}, column="img", names=names)
 
     assert load_dataset("cifar10", "test", root=tmp_path).classes[:2] == ("airplane", "automobile")
+
+
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def test_the_same_names_in_another_order_are_renumbered_shard_by_shard(tmp_path, pictures, save_parquet):
+    images = pictures(20)
+    for number, names in enumerate((CIFAR10[::-1], sorted(CIFAR10, key=len))):
+        file = tmp_path / f"test-{number:05}-of-00002.parquet"
+        labels = {"label": [names.index(name) for name in CIFAR10]}
+        save_parquet(file, images[10 * number :][:10], labels, column="img", names=list(names))
+
+    dataset = load_dataset("cifar10", "test", root=tmp_path)
+
+    assert dataset.classes == CIFAR10
+    assert dataset.labels.tolist() == [*range(10), *range(10)]
+
+
+def test_other_names_are_taken_as_the_files_number_them(tmp_path, pictures, save_parquet):
+    names = [f"class {number}" for number in range(10)]
+    save_parquet(tmp_path / "test-00000-of-00001.parquet", pictures(1), {"label": [3]}, column="img", names=names)
+
+    dataset = load_dataset("cifar10", "test", root=tmp_path)
+
+    assert (dataset.classes, dataset.labels.tolist()) == (tuple(names), [3])
+
+
+@pytest.mark.parametrize("names", [CIFAR10[:9], [*CIFAR10, "yacht"], [*CIFAR10[:9], "ship"]])
+def test_another_count_of_names_is_refused(tmp_path, pictures, save_parquet, names):
+    save_parquet(tmp_path / "test-00000-of-00001.parquet", pictures(1), {"label": [0]}, column="img", names=list(names))
+
+    assert f"needs names for 10 classes, got {len(set(names))} of {len(names)}: airplane" in _refusal(tmp_path)
+
+
+def test_shards_of_other_classes_are_refused(tmp_path, pictures, save_parquet):
+    for number, names in enumerate((CIFAR10, (*CIFAR10[:9], "yacht"))):
+        file = tmp_path / f"test-{number:05}-of-00002.parquet"
+        save_parquet(file, pictures(1), {"label": [0]}, column="img", names=list(names))
+
+    with pytest.raises(ValueError, match=r"00001-of-00002.parquet needs the classes of .*, got yacht"):
+        load_dataset("cifar10", "test", root=tmp_path)
+
+
+# As the features say which column holds the images, or as it is called nearly everywhere.
+@pytest.mark.parametrize(
+    ("column", "features"),
+    [("image", None), ("picture", {"picture": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": CIFAR10}})],
+)
+def test_a_column_of_images_by_another_name_is_found(tmp_path, pictures, save_parquet, column, features):
+    file = save_parquet(tmp_path / "test-00000-of-00001.parquet", pictures(2), {"label": [1, 0]}, column=column)
+    if features is not None:
+        told = {"huggingface": json.dumps({"info": {"features": features}})}
+        parquet.write_table(parquet.read_table(file).replace_schema_metadata(told), file)
+
+    dataset = load_dataset("cifar10", "test", root=tmp_path)
+
+    assert torch.equal(dataset.images, pictures(2))
+
+
+def test_images_in_parquet_are_what_a_viewer_shows(tmp_path, save_parquet):
+    upright = np.arange(32 * 32, dtype=np.uint8).reshape(32, 32)
+    encoded = saved(Image.fromarray(upright[::-1, ::-1].copy()), "PNG", exif=b"Exif\0\0" + exif(3))
+    save_parquet(tmp_path / "test-00000-of-00001.parquet", [encoded], {"label": [0]}, column="img")
+
+    dataset = load_dataset("cifar10", "test", root=tmp_path)
+
+    assert torch.equal(dataset.images[0, 0], torch.from_numpy(upright))
+    assert dataset.notes == ("1 image was turned upright, as EXIF says",)
 
 
 def test_a_digit_is_not_mirrored_and_a_frog_is(tmp_path, pictures, save_parquet):

@@ -11,6 +11,7 @@ ENTRANCES: dict[str, Callable[[Path], Entrance]] = {
     for made in (
         entrances.image_batches,
         entrances.images,
+        entrances.trees,
         entrances.idx_images,
         entrances.idx_labels,
         entrances.parquet,

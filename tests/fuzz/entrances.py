@@ -1,19 +1,22 @@
 """Every way in from outside, as a function of bytes: it works, or refuses with one ValueError of one line."""
 
+import contextlib
 import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 from torch import nn
 
 from fastdef.checkpoint import Checkpoint, import_foreign, load, save
@@ -60,10 +63,12 @@ def _model() -> nn.Module:
     return build(parse_architecture("wrn-10-1", in_channels=1)).eval()
 
 
-def _image(*, kind: str, mode: str, size: int) -> bytes:
+def _image(*, kind: str, mode: str, size: int, **told: Any) -> bytes:
     buffer, generator = io.BytesIO(), torch.Generator().manual_seed(0)
     shape = (size, size, 3) if mode == "RGB" else (size, size)
-    Image.fromarray(torch.randint(0, 256, shape, generator=generator).to(torch.uint8).numpy()).save(buffer, kind)
+    Image.fromarray(torch.randint(0, 256, shape, generator=generator).to(torch.uint8).numpy()).save(
+        buffer, kind, **told
+    )
     return buffer.getvalue()
 
 
@@ -89,14 +94,41 @@ def image_batches(folder: Path) -> Entrance:
 
 
 def images(folder: Path) -> Entrance:
-    """PNG and JPEG files."""
+    """Image files: bare, and with what says how they are to be shown."""
 
     def enter(content: bytes) -> None:
         found = decode_image(content, channels=1, size=SHAPE[1:])
         assert found.shape == SHAPE
         assert 0 <= found.min() <= found.max() <= 1
 
-    return Entrance(tuple(_image(kind=kind, mode="L", size=12) for kind in ("PNG", "JPEG")), enter)
+    bare = [_image(kind=kind, mode="L", size=12) for kind in ("PNG", "JPEG", "BMP", "PPM")]
+    tag = b"Exif\0\0II*\0" + bytes([8, 0, 0, 0, 1, 0, 0x12, 1, 3, 0, 1, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0])
+    told = {"exif": tag, "icc_profile": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()}
+    telling = [_image(kind=kind, mode="RGB", size=12, **told) for kind in ("PNG", "JPEG")]
+    return Entrance((*bare, *telling, _image(kind="WEBP", mode="RGB", size=12, lossless=True)), enter)
+
+
+def trees(folder: Path) -> Entrance:
+    """A folder of images by class: a file of it, and where it lies, are hostile."""
+    sound = _image(kind="PNG", mode="L", size=12)
+    place = folder / "tree"
+
+    def enter(content: bytes) -> None:
+        name, _, image = content.partition(b"\n")
+        path = place / "test" / name.decode(errors="surrogateescape").replace("/..", "").lstrip("/.")
+        shutil.rmtree(place, ignore_errors=True)
+        (place / "test" / "cat").mkdir(parents=True)
+        (place / "test" / "cat" / "sound.png").write_bytes(sound)
+        with contextlib.suppress(OSError, ValueError):  # a name that the system takes for none
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(image)
+        found = load_dataset("any", "test", root=place)
+        assert found.images.shape[1:] == SHAPE
+        assert len(found.images) == len(found.labels) <= 2
+        assert found.classes[0] == "cat" or len(found.classes) == 2
+
+    names = (b"cat/1.png", b"cat/deep/1.webp", b"dog/1.png", b"stray.png", b"cat/1.tif")
+    return Entrance(tuple(name + b"\n" + sound for name in names), enter)
 
 
 def _idx(folder: Path, part: str) -> Entrance:
