@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fastdef.checkpoint._file import Checkpoint, load
-from fastdef.data import Dataset
+from fastdef.data import Dataset, numbering
 from fastdef.nn import AFA2d, MultiBatchNorm2d
 
 
@@ -72,13 +72,14 @@ def check_classes(path: str | os.PathLike[str], classes: tuple[str, ...], datase
     """Refuse a data set whose labels mean something else than a model's answers; other names for them are taken.
 
     Raises:
-        ValueError: for a label that the model has no class for, or one of its classes under another number.
+        ValueError: for a label that the model has no class for, or one of its classes under another number,
+            however its name is written.
     """
     last = int(dataset.labels.max()) if len(dataset) else 0
     if last >= len(classes):
         raise ValueError(f"{path} needs labels of its {len(classes)} classes, got {dataset.name}'s {last}")
+    own = numbering(classes)
     for number, name in enumerate(dataset.classes):
-        if name in classes and classes.index(name) != number:
-            raise ValueError(
-                f"{path} needs its classes under its own numbers: {name!r} is {classes.index(name)}, got {number}"
-            )
+        if own(name) not in (None, number):
+            needed = f"its classes under its own numbers: {name!r} is {own(name)}"
+            raise ValueError(f"{path} needs {needed}, got {number}; see --class-order for folders")

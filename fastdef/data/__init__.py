@@ -2,6 +2,7 @@
 
 from fastdef.data._decode import Decoder as Decoder
 from fastdef.data._idx import write_idx as write_idx
+from fastdef.data._names import numbering as numbering
 from fastdef.data._sha256 import sha256 as sha256
 from fastdef.data._tree import ClassOrder as ClassOrder
 from fastdef.data.batches import Batches as Batches

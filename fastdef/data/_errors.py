@@ -12,9 +12,22 @@ def one_line(error: BaseException) -> str:
 
 @contextmanager
 def readable(path: str | os.PathLike[str]) -> Iterator[None]:
-    """What the system refuses within (a folder that may not be listed, a name too long) is a ValueError on ``path``."""
+    """What the system refuses within (a folder that may not be listed, a name too long) is a ValueError on ``path``.
+
+    A ValueError within stays one, in one line: a file's name may have others.
+    """
     try:
         yield
     except OSError as error:
         reason = error.strerror or one_line(error)
-        raise ValueError(f"{str(path)[:200]} needs to be there and readable: {reason}") from error
+        raise ValueError(_printable(f"{str(path)[:200]} needs to be there and readable: {reason}")) from error
+    except ValueError as error:
+        line = _printable(str(error))
+        if line == str(error):
+            raise
+        raise ValueError(line) from error
+
+
+def _printable(text: str) -> str:
+    """The text with escapes for line breaks, controls and halves of characters."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -14,6 +14,7 @@ from torch import Tensor
 from fastdef.data._decode import Decoder
 from fastdef.data._errors import one_line
 from fastdef.data._facts import Facts
+from fastdef.data._names import numbering
 
 _IMAGES = ["image", "img"]  # what a column of images is called where nothing says which it is
 
@@ -136,7 +137,8 @@ def _classes(named: list[_Shard], facts: Facts) -> tuple[str, ...]:
             other = sorted(set(shard.names) - set(named[0].names))
             raise ValueError(f"{shard.file} needs the classes of {named[0].file}, got {', '.join(other)}"[:300])
     own = named[0].names if named else facts.classes
-    return facts.classes if set(own) == set(facts.classes) else own
+    number = numbering(facts.classes)
+    return facts.classes if {number(name) for name in own} == set(range(len(own))) else own
 
 
 def _encoded(shard: _Shard) -> Iterator[tuple[str, bytes]]:
@@ -164,5 +166,5 @@ def _labels(shard: _Shard, classes: tuple[str, ...]) -> Tensor:
     values = column.to_pylist()
     if values and not 0 <= min(values) <= max(values) < count:
         raise ValueError(f"{shard.file} needs labels from 0 to {count - 1}, got {min(values)} to {max(values)}")
-    number = torch.tensor([classes.index(name) for name in shard.names or classes])
+    number = torch.tensor(list(map(numbering(classes), shard.names or classes)))
     return number[torch.tensor(values, dtype=torch.int64)]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastdef.data._decode import Decoder, is_gray, read_bytes
+from fastdef.data._names import numbering
 from fastdef.data._walk import files_below, image_files, is_image, is_unread
 
 WHOLE = "all"  # the split of a folder that has none
@@ -61,17 +62,19 @@ def read_tree(
         ValueError: for a class without images, a broken image, or images of several sizes.
     """
     classes = _classes(folder, known, class_order)
+    number = numbering(classes)
     files: list[Path] = []
     labels: list[int] = []
     for name in _folders(folder):
-        if name not in classes:
+        label = number(name)
+        if label is None:
             got = f"{name}, which {folder.parent / 'train'} has not"
             raise ValueError(f"{folder} needs a class of the training split, got {got}")
         own = [file for file in image_files(folder / name) if not is_unread(file)]
         if not own:
             raise ValueError(f"{folder / name} needs at least one image of a kind that is read, got none")
         files += own
-        labels += [classes.index(name)] * len(own)
+        labels += [label] * len(own)
     mode = mode or ("L" if all(is_gray(read_bytes(file), name=str(file)) for file in files) else "RGB")
     images = decoder.decode_all(((str(file), read_bytes(file)) for file in files), len(files), mode=mode)
     return images, torch.tensor(labels), classes, (*_unread(folder), *_order(classes, known, class_order))
@@ -80,7 +83,8 @@ def read_tree(
 def _classes(folder: Path, known: tuple[str, ...], class_order: ClassOrder) -> tuple[str, ...]:
     split = folder.name in _SPLITS - {"train"}
     names = (split and _folders(folder.parent / "train")) or _folders(folder)
-    if set(names) <= set(known):
+    numbers = list(map(numbering(known), names))
+    if None not in numbers and len(set(numbers)) == len(names):
         return known
     if class_order == "number":
         if not all(name.isdecimal() for name in names):

@@ -76,19 +76,20 @@ def decode_image(
 
 
 def _load(file: Path, *, channels: int, size: tuple[int, int], resize: bool, decoder: Decoder) -> Tensor:
-    if is_unread(file):
-        raise refuse_unread(file)
-    content = read_bytes(file)
-    return decode_image(content, channels=channels, size=size, resize=resize, name=str(file), decoder=decoder)
+    with readable(file):
+        if is_unread(file):
+            raise refuse_unread(file)
+        content = read_bytes(file)
+        return decode_image(content, channels=channels, size=size, resize=resize, name=str(file), decoder=decoder)
 
 
 def _files(path: Path) -> list[Path]:
     """The file, or a folder's image files, those that are not read among them."""
     with readable(path):
         files = image_files(path) if path.is_dir() else [path] if path.is_file() else []
-    if not files:
-        raise ValueError(f"{path} needs to be an image file or a folder of them, and there is none")
-    return files
+        if not files:
+            raise ValueError(f"{path} needs to be an image file or a folder of them, and there is none")
+        return files
 
 
 def _attempt(action: Callable[[], T], path: Path, on_error: OnError | None) -> T | None:

@@ -39,6 +39,7 @@ def test_a_model_that_fits_is_loaded(path, classes):
         ({"channels": 3}, "needs images of 1 channels, got 3"),
         ({"classes": ("ant", "bee", "cat", "dog"), "labels": (0, 3)}, "needs labels of its 3 classes, got insects's 3"),
         ({"classes": ("ant", "cat", "bee")}, "under its own numbers: 'cat' is 2, got 1"),
+        ({"classes": ("ant", "Cat", "bee")}, "under its own numbers: 'Cat' is 2, got 1"),
         ({"classes": ("bee", "cat"), "labels": (0, 1)}, "under its own numbers: 'bee' is 1, got 0"),
         ({"size": 16}, r"the shape it was trained on, \[1, 12, 12\], got \[1, 16, 16\]"),
     ],

@@ -71,3 +71,37 @@ def test_one_path_need_not_be_in_a_list(tmp_path):
 def test_other_channels_than_gray_and_colour_are_refused(tmp_path):
     with pytest.raises(ValueError, match="images have 1 or 3 channels, got 4"):
         list(load_images([save(tmp_path / "a.png")], channels=4, size=(8, 8)))
+
+
+@pytest.mark.parametrize("name", ["a\nb.png", "a\x0bb.png", "a\u2028b.png"])
+def test_an_error_is_one_line_whatever_the_file_is_called(tmp_path, name):
+    (tmp_path / name).write_bytes(b"no image")
+    (tmp_path / "missing\n").mkdir()
+
+    for path in (tmp_path / name, tmp_path / "missing\n"):
+        with pytest.raises(ValueError, match=r"(a|missing)\\") as caught:
+            list(load_images([path], channels=3, size=(8, 8)))
+        assert len(str(caught.value).splitlines()) == 1
+
+
+def test_what_cannot_be_read_is_told_and_the_rest_is_given(tmp_path):
+    for number in range(3):
+        save(tmp_path / f"{number}.png")
+    (tmp_path / "1.png").write_bytes(b"")
+    told = []
+
+    def tell(path, error):
+        told.append((path.name, str(error)))
+
+    loaded = load_images([tmp_path, tmp_path / "missing.png"], channels=3, size=(8, 8), on_error=tell)
+
+    assert [path.name for path, _ in loaded] == ["0.png", "2.png"]
+    assert [name for name, _ in told] == ["1.png", "missing.png"]
+    assert "1.png is not a whole PNG, JPEG" in told[0][1]
+
+
+def test_an_image_file_that_is_not_read_is_refused_by_name(tmp_path):
+    (tmp_path / "a.gif").write_bytes(b"GIF89a")
+
+    with pytest.raises(ValueError, match=r"a\.gif needs to be of a kind that is read \(\.png, .*convert it to PNG"):
+        list(load_images(tmp_path, channels=3, size=(8, 8)))

@@ -114,6 +114,15 @@ def test_the_same_names_in_another_order_are_renumbered_shard_by_shard(tmp_path,
     assert dataset.labels.tolist() == [*range(10), *range(10)]
 
 
+def test_names_are_the_same_however_they_are_written(tmp_path, pictures, save_parquet):
+    names = [name.upper() + " " for name in CIFAR10[::-1]]
+    save_parquet(tmp_path / "test-00000-of-00001.parquet", pictures(1), {"label": [0]}, column="img", names=names)
+
+    dataset = load_dataset("cifar10", "test", root=tmp_path)
+
+    assert (dataset.classes, dataset.labels.tolist()) == (CIFAR10, [9])
+
+
 def test_other_names_are_taken_as_the_files_number_them(tmp_path, pictures, save_parquet):
     names = [f"class {number}" for number in range(10)]
     save_parquet(tmp_path / "test-00000-of-00001.parquet", pictures(1), {"label": [3]}, column="img", names=names)

@@ -150,13 +150,22 @@ def test_a_folder_with_splits_is_not_the_split_all(tmp_path, pictures, save_pict
 
 
 def test_folders_named_by_a_data_sets_classes_are_numbered_as_in_its_other_formats(tmp_path, pictures, save_picture):
-    for name in ("ankle boot", "bag", "trouser"):
+    for name in ("Ankle_boot", "bag", "trouser"):
         save_picture(tmp_path / "test" / name / "1.png", pictures(1, 1, 28)[0])
 
     dataset = load_dataset("fashion-mnist", "test", root=tmp_path)
 
     assert dataset.labels.tolist() == [9, 8, 1]
     assert len(dataset.classes) == 10
+
+
+def test_folders_that_differ_in_how_they_are_written_alone_are_two_classes(tmp_path, pictures, save_picture):
+    for name in ("Bag", "bag"):
+        save_picture(tmp_path / "test" / name / "1.png", pictures(1, 1, 28)[0])
+
+    dataset = load_dataset("fashion-mnist", "test", root=tmp_path)
+
+    assert (dataset.classes, dataset.labels.tolist()) == (("Bag", "bag"), [0, 1])
 
 
 def test_folders_named_otherwise_are_the_classes_themselves(tmp_path, pictures, save_picture):
