@@ -1,6 +1,6 @@
 """Which networks of timm does the defense trace, is a step of it right, and what does the trace gain?
 
-    python -m benchmarks.architectures --json OUT --table docs/architectures.md
+    python -m benchmarks.architectures --json OUT --table docs/networks.md
 
 Random weights. "Right": three steps in float64 end where a plain autograd loop ends, within 1e-6 of how far it moved.
 "Gain": seconds of a step of a plain autograd loop up to the layer, weights frozen, over those of ours, float32, medians

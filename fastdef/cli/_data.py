@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from fastdef import distributed
+from fastdef.cli._shared import LARGEST
 from fastdef.data import Dataset, load_dataset, load_training
 
 Data = Annotated[str, typer.Option("--data", help="name of a data set")]
@@ -19,6 +20,9 @@ Background = Annotated[
 Order = Annotated[
     str, typer.Option("--class-order", help="of folders that are classes: text, as torchvision has them, or number")
 ]
+ImageSize = Annotated[
+    int | None, typer.Option("--size", min=1, max=LARGEST, help="height and width to scale images by class to")
+]
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Reading:
     download: bool = False
     background: str | None = None
     class_order: str = "text"
+    size: int | None = None
 
     def load(self, name: str, split: str, *, limit: int | None = None) -> Dataset:
         """A split of a data set, or so many images of it; tells what its user should know of it, once."""

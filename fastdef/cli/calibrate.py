@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fastdef.cli._data import Background, Data, Download, Order, Reading, Root
+from fastdef.cli._data import Background, Data, Download, ImageSize, Order, Reading, Root
 from fastdef.cli._shared import DEFAULT_DEVICE, Device, Source, check_device
 from fastdef.training import calibrate as run
 
@@ -17,6 +17,7 @@ def calibrate(
     download: Download = False,
     background: Background = None,
     class_order: Order = "text",
+    size: ImageSize = None,
     split: Annotated[str, typer.Option(help="of which 2,000 images are used")] = "validation",
     layer: Annotated[str | None, typer.Option(help="the layer whose output is smoothed")] = None,
     sigma: Annotated[float | None, typer.Option(help="half width of the noise")] = None,
@@ -29,7 +30,7 @@ def calibrate(
 ) -> None:
     """Set a model file's Active Defense from clean images. What is not given stays as the file has it."""
     check_device(device)
-    dataset = Reading(root, download, background, class_order).load(data, split)
+    dataset = Reading(root, download, background, class_order, size).load(data, split)
     defense = run(
         model,
         dataset,

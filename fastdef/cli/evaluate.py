@@ -10,7 +10,7 @@ from rich.table import Table
 
 from fastdef import distributed
 from fastdef.checkpoint import load_for
-from fastdef.cli._data import Background, Data, Download, Limit, Order, Reading, Root
+from fastdef.cli._data import Background, Data, Download, ImageSize, Limit, Order, Reading, Root
 from fastdef.cli._evaluating import (
     Delta,
     DType,
@@ -39,6 +39,7 @@ def evaluate(
     download: Download = False,
     background: Background = None,
     class_order: Order = "text",
+    size: ImageSize = None,
     split: Split = "test",
     limit: Limit = None,
     eps: Eps = 8.0,
@@ -69,7 +70,7 @@ def evaluate(
     )
     eps = radius(eps)
     place = check_device(device)
-    dataset = Reading(root, download, background, class_order).load(data, split, limit=limit).to(place)
+    dataset = Reading(root, download, background, class_order, size).load(data, split, limit=limit).to(place)
     checkpoint = load_for(model, dataset, device=place, source=source)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:

@@ -11,7 +11,7 @@ from rich.table import Table
 from fastdef import distributed
 from fastdef._validate import check_installed
 from fastdef.checkpoint import check_classes, load_for
-from fastdef.cli._data import Background, Data, Download, Limit, Order, Reading, Root
+from fastdef.cli._data import Background, Data, Download, ImageSize, Limit, Order, Reading, Root
 from fastdef.cli._evaluating import (
     Delta,
     DType,
@@ -42,6 +42,7 @@ def evaluate_adaptive(
     download: Download = False,
     background: Background = None,
     class_order: Order = "text",
+    size: ImageSize = None,
     split: Split = "test",
     limit: Limit = None,
     budget: Annotated[str, typer.Option(help="smoke, quick, standard or full")] = "smoke",
@@ -75,7 +76,7 @@ def evaluate_adaptive(
     eps, numbers = radius(eps), parse_list(rows, int, option="--rows", needs="numbers from 0 to 7")
     _check(budget, report, resume=resume)
     place = check_device(device)
-    dataset = Reading(root, download, background, class_order).load(data, split, limit=limit).to(place)
+    dataset = Reading(root, download, background, class_order, size).load(data, split, limit=limit).to(place)
     how = {"seed": seed, "compile": budget != "smoke" if compile is None else compile}
     target = _target(model, dataset, options, source=source, undefended=undefended, **how)
     other = None if surrogate is None else load_for(surrogate, dataset, device=place).model

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from fastdef import distributed
 from fastdef.checkpoint import load_for
-from fastdef.cli._data import Background, Data, Download, Limit, Order, Reading, Root
+from fastdef.cli._data import Background, Data, Download, ImageSize, Limit, Order, Reading, Root
 from fastdef.cli._evaluating import report_refusals
 from fastdef.cli._shared import DEFAULT_DEVICE, Device, Source, check_device, parse_list
 from fastdef.evaluation import Strengths, draw_strengths, evaluate_strengths, rounds
@@ -25,6 +25,7 @@ def evaluate_afa(
     download: Download = False,
     background: Background = None,
     class_order: Order = "text",
+    size: ImageSize = None,
     split: Annotated[str, typer.Option(help="train, fit, validation, test or all")] = "test",
     limit: Limit = None,
     eps: Annotated[str, typer.Option(help="strengths, in 255ths")] = "0,1,2,4,8",
@@ -45,7 +46,7 @@ def evaluate_afa(
     """
     place = check_device(device)
     values = _parse(eps)
-    dataset = Reading(root, download, background, class_order).load(data, split, limit=limit).to(place)
+    dataset = Reading(root, download, background, class_order, size).load(data, split, limit=limit).to(place)
     loaded = {_name(path): load_for(path, dataset, device=place, parts=True, source=source) for path in models}
     if len(loaded) < len(models):
         raise ValueError("evaluate-afa needs models whose names, or folders' names, differ")

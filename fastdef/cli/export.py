@@ -40,6 +40,7 @@ def export(
     check: Annotated[bool, typer.Option(help="compare with PyTorch afterwards, on clean and attacked images")] = True,
     data: Annotated[str, typer.Option(help="data set to check on")] = "fashion-mnist",
     root: Annotated[Path, typer.Option(help="folder that holds it; the shipped images if not given")] = ASSETS,
+    split: Annotated[str, typer.Option(help="of it: test, or all")] = "test",
     limit: Annotated[int, typer.Option(min=1, help="images to check on")] = 64,
     small: Annotated[
         bool, typer.Option("--small", help="the classifier in float16 and int8 too, with accuracies")
@@ -68,7 +69,9 @@ def export(
     check_whole(model, checkpoint.model)
     shape = image_shape(checkpoint, size)
     # The images after those that are judged are what int8 is calibrated on.
-    dataset = _images(data, root, 2 * limit if small else limit, shape) if check or small else None
+    dataset = (
+        _images(Reading(root, size=size), data, split, 2 * limit if small else limit, shape) if check or small else None
+    )
     for path in export_onnx(checkpoint, out, shape=shape, dtype=_TYPES[dtype], masked=format == "tensorrt"):
         typer.echo(f"wrote {path} ({path.stat().st_size / 2**20:.1f} MiB)")
     if small and dataset is not None:
@@ -97,13 +100,13 @@ def _batches(text: str) -> tuple[int, int, int]:
     return sizes[0], sizes[1], sizes[2]
 
 
-def _images(data: str, root: Path, limit: int, shape: tuple[int, int, int]) -> Dataset:
+def _images(reading: Reading, data: str, split: str, limit: int, shape: tuple[int, int, int]) -> Dataset:
     """So many images of a data set.
 
     Raises:
         ValueError: if they are not what the model takes.
     """
-    dataset = Reading(root).load(data, "test", limit=limit)
+    dataset = reading.load(data, split, limit=limit)
     if dataset.images.shape[1:] != shape:
         raise ValueError(
             f"the export is checked on images of {shape}, got {data}'s of {tuple(dataset.images.shape[1:])}: "

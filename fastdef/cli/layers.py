@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fastdef.checkpoint import load_for
-from fastdef.cli._data import Background, Data, Download, Order, Reading, Root
+from fastdef.cli._data import Background, Data, Download, ImageSize, Order, Reading, Root
 from fastdef.cli._evaluating import Json
 from fastdef.cli._shared import DEFAULT_DEVICE, Device, Source, check_device
 from fastdef.defense import choose_layers
@@ -22,6 +22,7 @@ def layers(
     download: Download = False,
     background: Background = None,
     class_order: Order = "text",
+    size: ImageSize = None,
     limit: Annotated[int, typer.Option(min=2, help="images")] = 128,
     sigma: Annotated[float, typer.Option(min=0.0, help="half width of the noise, in pixel units")] = 0.075,
     seed: Annotated[int, typer.Option(help="of the noise")] = 0,
@@ -34,7 +35,7 @@ def layers(
     The order is of what noise does alone; whether smoothing helps is for ``fastdef evaluate-adaptive``.
     """
     place = check_device(device)
-    dataset = Reading(root, download, background, class_order).load(data, "test", limit=limit).to(place)
+    dataset = Reading(root, download, background, class_order, size).load(data, "test", limit=limit).to(place)
     checkpoint = load_for(model, dataset, device=place, labels=False, source=source)
     choices = choose_layers(checkpoint.model, dataset.floats(0, len(dataset)), sigma=sigma, seed=seed)
     table = Table(title=f"{len(dataset)} images of {dataset.name}, noise of {sigma:g}")

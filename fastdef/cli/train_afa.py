@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from torch import nn
 
-from fastdef.cli._data import Background, Data, Download, Limit, Order, Reading, Root
+from fastdef.cli._data import Background, Data, Download, ImageSize, Limit, Order, Reading, Root
 from fastdef.cli._shared import DEFAULT_DEVICE, Device, check_device
 from fastdef.cli._training import (
     Architecture,
@@ -41,6 +41,7 @@ def afa(
     download: Download = False,
     background: Background = None,
     class_order: Order = "text",
+    size: ImageSize = None,
     method: Annotated[str, typer.Option(help="pgd-at, trades, mart, iat; or standard, with one branch")] = "pgd-at",
     branches: Annotated[int, typer.Option(help="2, 3, 5 or 9; 1: the method alone, at 8/255, without stage II")] = 5,
     placement: Annotated[str, typer.Option(help="of the weight generator: shared or layerwise")] = "shared",
@@ -85,7 +86,7 @@ def afa(
     )
     fusing = replace(config, epochs=fusing_epochs, lr=fusing_lr, milestones=parse_milestones(fusing_milestones))
     recipe, strengths = _recipe(method, branches)
-    dataset, validation = Reading(root, download, background, class_order).load_training(data, limit=limit)
+    dataset, validation = Reading(root, download, background, class_order, size).load_training(data, limit=limit)
     dataset, validation = dataset.to(place), validation.to(place)
     model = build_model(architecture, dataset, normalize=normalize, seed=seed, device=place)
     folder = out if branches == 1 else out / "stage1"

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fastdef.cli._data import Background, Data, Download, Limit, Order, Reading, Root
+from fastdef.cli._data import Background, Data, Download, ImageSize, Limit, Order, Reading, Root
 from fastdef.cli._shared import DEFAULT_DEVICE, Device, check_device
 from fastdef.cli._training import (
     Architecture,
@@ -37,6 +37,7 @@ def smoothing(
     download: Download = False,
     background: Background = None,
     class_order: Order = "text",
+    size: ImageSize = None,
     epochs: Annotated[int, typer.Option(min=1)] = 15,
     batch_size: BatchSize = 128,
     lr: Annotated[float, typer.Option(help="largest learning rate; 0.2 has collapsed the features")] = 0.05,
@@ -90,7 +91,7 @@ def smoothing(
         compile=compile,
         seed=seed,
     )
-    dataset, validation = Reading(root, download, background, class_order).load_training(data, limit=limit)
+    dataset, validation = Reading(root, download, background, class_order, size).load_training(data, limit=limit)
     dataset, validation = dataset.to(place), validation.to(place)
     model = build_model(architecture, dataset, normalize=normalize, seed=seed, device=place)
     if features == "normalized":

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from fastdef.data._errors import one_line
 from fastdef.data._parts import NotShown
@@ -86,9 +87,17 @@ class Decoder:
             return _to_tensor(self._array(encoded, mode, name, size)[None])[0]
 
     def decode_all(
-        self, encoded: Iterable[tuple[str, bytes]], count: int, *, mode: str, size: int | None = None
+        self,
+        encoded: Iterable[tuple[str, bytes]],
+        count: int,
+        *,
+        mode: str,
+        size: int | None = None,
+        scale_to: int | None = None,
     ) -> Tensor:
         """``count`` (name, bytes) pairs -> (N, C, H, W) uint8, on a few threads; Pillow lets go of the interpreter.
+
+        With ``scale_to`` every image is scaled to so many pixels square, and their sizes may differ.
 
         Raises:
             ValueError: for a broken image, or one that is not ``size`` pixels square, or without ``size`` not of the
@@ -101,7 +110,9 @@ class Decoder:
         # One filter for all threads: warnings' filters are the process's, and threads would restore them out of order.
         with _no_warnings(), ThreadPoolExecutor() as pool:
             while parts := [part for _ in range(_PARTS) if (part := list(islice(source, _PART)))]:
-                for part, arrays in zip(parts, pool.map(lambda part: self._part(part, mode), parts), strict=True):
+                for part, arrays in zip(
+                    parts, pool.map(lambda part: self._part(part, mode, scale_to), parts), strict=True
+                ):
                     shape = shape or _first_size(part[0][0], arrays[0], size)
                     _check_sizes(part, arrays, shape)
                     if out is None:
@@ -112,8 +123,9 @@ class Decoder:
             raise ValueError("a data set needs at least one image, got none")
         return _to_tensor(out)
 
-    def _part(self, part: list[tuple[str, bytes]], mode: str) -> list[Array]:
-        return [self._array(encoded, mode, name) for name, encoded in part]
+    def _part(self, part: list[tuple[str, bytes]], mode: str, scale_to: int | None) -> list[Array]:
+        arrays = (self._array(encoded, mode, name) for name, encoded in part)
+        return list(arrays) if scale_to is None else [_scaled(array, scale_to) for array in arrays]
 
     def _array(self, encoded: bytes, mode: str, name: str, size: tuple[int, int] | None = None) -> Array:
         """(H, W) or (H, W, 3) uint8."""
@@ -192,6 +204,20 @@ def _check_sizes(part: list[tuple[str, bytes]], arrays: list[Array], size: tuple
     for (name, _), array in zip(part, arrays, strict=True):
         if array.shape[:2] != size:
             raise ValueError(f"{name} needs the size of the images before it, got {array.shape[:2]} after {size}")
+
+
+def _scaled(array: Array, size: int) -> Array:
+    """(H, W) or (H, W, 3) uint8 -> the same, ``size`` pixels square; as decode_image scales, rounded."""
+    if array.shape[:2] == (size, size):
+        return array
+    image = scale(_to_tensor(array[None])[0].float() / 255, (size, size))
+    pixels = (image * 255).round().to(torch.uint8)
+    return (pixels[0] if array.ndim == 2 else pixels.permute(1, 2, 0)).numpy()
+
+
+def scale(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """(C, H, W) floats in [0, 1] -> the same of another size (H, W): bilinear, antialiased."""
+    return interpolate(image[None], size, mode="bilinear", antialias=True)[0].clamp(0, 1)
 
 
 def _to_tensor(arrays: Array) -> Tensor:

@@ -45,6 +45,7 @@ def read_tree(
     mode: str | None = None,
     known: tuple[str, ...] = (),
     class_order: ClassOrder = "text",
+    size: int | None = None,
 ) -> tuple[Tensor, Tensor, tuple[str, ...], tuple[str, ...]]:
     """(N, C, H, W) uint8 images, (N,) int64 labels, the folders' names, in order, as classes, and what to tell of them.
 
@@ -57,6 +58,7 @@ def read_tree(
         known: the classes, where the folders bear no other names; a label then means what it means in other formats.
         class_order: of the folders, where they are not ``known``: "text", as ImageFolder has them ("10" before "2"), or
             "number", where all names are numbers.
+        size: height and width that images are scaled to; without it all have one size.
 
     Raises:
         ValueError: for a class without images, a broken image, or images of several sizes.
@@ -76,7 +78,7 @@ def read_tree(
         files += own
         labels += [label] * len(own)
     mode = mode or ("L" if all(is_gray(read_bytes(file), name=str(file)) for file in files) else "RGB")
-    images = decoder.decode_all(((str(file), read_bytes(file)) for file in files), len(files), mode=mode)
+    images = decoder.decode_all(((str(file), read_bytes(file)) for file in files), len(files), mode=mode, scale_to=size)
     return images, torch.tensor(labels), classes, (*_unread(folder), *_order(classes, known, class_order))
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from torch import Tensor
-from torch.nn.functional import interpolate
 
-from fastdef.data._decode import Decoder, read_bytes
+from fastdef.data._decode import Decoder, read_bytes, scale
 from fastdef.data._errors import readable
 from fastdef.data._walk import image_files, is_unread, refuse_unread
 
@@ -72,7 +71,7 @@ def decode_image(
     image = (decoder or Decoder()).decode(encoded, mode=modes[channels], name=name, size=expected).float() / 255
     if image.shape[1:] == tuple(size):
         return image
-    return interpolate(image[None], size, mode="bilinear", antialias=True)[0].clamp(0, 1)
+    return scale(image, (size[0], size[1]))
 
 
 def _load(file: Path, *, channels: int, size: tuple[int, int], resize: bool, decoder: Decoder) -> Tensor:

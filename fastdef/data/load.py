@@ -28,6 +28,7 @@ def load_dataset(
     download: bool = False,
     background: str | None = None,
     class_order: ClassOrder = "text",
+    size: int | None = None,
 ) -> Dataset:
     """Read a split of a data set into memory.
 
@@ -45,13 +46,15 @@ def load_dataset(
         download: fetch it from the Hugging Face hub instead; the only thing here that uses the network.
         background: colour to put under images that are not opaque, such as "white"; they are refused without.
         class_order: of folders that are classes: "text", as torchvision's ImageFolder has them, or "number".
+        size: height and width to scale images by class to (bilinear, antialiased); without it all have one size.
 
     Raises:
-        ValueError: for an unknown name or split, or files that are missing, damaged, or of another schema.
+        ValueError: for an unknown name or split, a size for files whose images have one, or files that are missing,
+            damaged, or of another schema.
     """
     if split not in SPLITS:
         raise ValueError(f"load_dataset needs a split among {', '.join(SPLITS)}, got {split!r}")
-    with _source(name, split, root, download, background, class_order) as source:
+    with _source(name, split, root, download, background, class_order, size) as source:
         return source.split(split)
 
 
@@ -62,9 +65,10 @@ def load_training(
     download: bool = False,
     background: str | None = None,
     class_order: ClassOrder = "text",
+    size: int | None = None,
 ) -> tuple[Dataset, Dataset]:
     """The splits "fit" and "validation" of :func:`load_dataset`, read once; the arguments and errors are its own."""
-    with _source(name, "train", root, download, background, class_order) as source:
+    with _source(name, "train", root, download, background, class_order, size) as source:
         return source.training()
 
 
@@ -76,6 +80,7 @@ def _source(
     download: bool,
     background: str | None,
     class_order: ClassOrder,
+    size: int | None,
 ) -> Iterator["_Source"]:
     """The folder that holds a split, fetched where it is to be; what cannot be read within is a ValueError."""
     if class_order not in get_args(ClassOrder):
@@ -87,7 +92,7 @@ def _source(
     with readable(folder):
         if not folder.is_dir():
             raise ValueError(f"load_dataset needs root to be a folder that holds {name}, got {folder}")
-        yield _Source(name, folder, decoder, class_order)
+        yield _Source(name, folder, decoder, class_order, size)
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,7 @@ class _Source:
     root: Path
     decoder: Decoder
     class_order: ClassOrder
+    size: int | None
 
     def split(self, split: str) -> Dataset:
         """Of train, what is held out is a tenth, unless it has a folder of its own."""
@@ -121,6 +127,9 @@ class _Source:
     def _read(self, split: str) -> Dataset:
         found = self._find_files(split)
         images, labels, classes, notes = self._read_tree(split) if found is None else (*found(), ())
+        if self.size is not None and images.shape[2:] != (self.size, self.size):
+            got = "{} x {}".format(*images.shape[2:])
+            raise ValueError(f"images by class are scaled to a size, and {self.root} holds {self.name} in {got}")
         facts = FACTS.get(self.name)
         flip = facts is None or facts.flip
         return Dataset(images, labels, classes, self.name, split, flip, (*notes, *self.decoder.notes))
@@ -142,7 +151,9 @@ class _Source:
         if folder is None:
             raise ValueError(_missing(self.name, facts, self.root, split))
         mode, known = (None, ()) if facts is None else (facts.mode, facts.classes)
-        return read_tree(folder, decoder=self.decoder, mode=mode, known=known, class_order=self.class_order)
+        return read_tree(
+            folder, decoder=self.decoder, mode=mode, known=known, class_order=self.class_order, size=self.size
+        )
 
 
 def _missing(name: str, facts: Facts | None, root: Path, split: str) -> str:

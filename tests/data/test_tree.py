@@ -4,7 +4,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fastdef.data import load_dataset
+from fastdef.assets import ASSETS
+from fastdef.data import load_dataset, load_images
 
 
 def test_a_folder_of_images_by_class_reads_under_any_name(tmp_path, pictures, save_picture):
@@ -89,6 +90,23 @@ def test_a_class_without_images_is_refused(tmp_path, pictures, save_picture):
 
     with pytest.raises(ValueError, match=r"dog needs at least one image file \(\.png, .*\), got none"):
         load_dataset("pets", "test", root=tmp_path)
+
+
+def test_images_of_several_sizes_are_scaled_where_a_size_is_given_as_a_single_file_is(tmp_path, pictures, save_picture):
+    files = [save_picture(tmp_path / "cat" / f"{size}.png", pictures(1, size=size)[0]) for size in (8, 9, 21)]
+
+    dataset = load_dataset("pets", "all", root=tmp_path, size=8)
+
+    alone = [image for _, image in load_images(sorted(files), channels=3, size=(8, 8), resize=True)]
+    assert dataset.images.shape == (3, 3, 8, 8)
+    torch.testing.assert_close(dataset.floats(0, 3), torch.stack(alone), rtol=0, atol=0.5 / 255 + 1e-6)
+
+
+def test_another_size_is_refused_where_the_files_have_one():
+    with pytest.raises(ValueError, match=r"images by class are scaled to a size, and .* in 28 x 28"):
+        load_dataset("fashion-mnist", "test", root=ASSETS, size=32)
+
+    assert load_dataset("fashion-mnist", "test", root=ASSETS, size=28).images.shape[2:] == (28, 28)
 
 
 def test_images_of_several_sizes_are_refused_by_name(tmp_path, pictures, save_picture):

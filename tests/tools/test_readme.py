@@ -2,21 +2,27 @@ import pytest
 
 from tools import readme
 
+TEXTS = {str(page.relative_to(readme.ROOT)): page.read_text() for page in readme.PAGES}
 
-def test_the_readme_says_what_the_results_say():
-    text = readme.README.read_text()
 
-    assert readme.filled(text) == text
+@pytest.mark.parametrize("page", TEXTS)
+def test_a_page_says_what_the_results_say(page):
+    assert readme.filled(TEXTS[page]) == TEXTS[page]
 
 
 def test_a_figure_that_was_changed_by_hand_is_put_right():
-    text = readme.README.read_text()
-    changed = text.replace("| naive | ", "| naive | 1")
-    assert changed != text
+    text = next(text for text in TEXTS.values() if "| naive | " in text)
 
-    assert readme.filled(changed) == text
+    assert readme.filled(text.replace("| naive | ", "| naive | 1")) == text
 
 
-def test_a_table_without_a_place_is_told():
-    with pytest.raises(ValueError, match="one place for each of adaptive, strengths"):
-        readme.filled("nothing")
+def test_each_table_has_one_place():
+    readme.check(TEXTS.values())
+
+    for texts in (["nothing"], [*TEXTS.values(), "<!-- table demo -->\n<!-- end -->"]):
+        with pytest.raises(ValueError, match="one place for each of headline, demo, adaptive"):
+            readme.check(texts)
+
+
+def test_the_readme_fits_on_three_screens():
+    assert len(TEXTS["README.md"].splitlines()) <= 150
