@@ -4,6 +4,7 @@ import os
 import threading
 import warnings
 from collections import defaultdict
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from fastdef.nn import prefix, routing_state
 from fastdef.runtime.checked import checked_step, is_random
 from fastdef.runtime.cuda_graph import GraphedSlots
 from fastdef.runtime.forward import check_called_once, forward
+from fastdef.runtime.memory import machine_bytes, step_bytes
 from fastdef.runtime.modes import own_modes
 from fastdef.runtime.slots import Slots
 from fastdef.runtime.solvers import Solver
@@ -22,6 +24,7 @@ from fastdef.runtime.weights import fingerprint
 
 _Key = tuple[torch.Size, torch.dtype, torch.device]
 _LOCK = threading.RLock()  # of all caches: torch traces and compiles in one thread at a time
+_PART = 0.25  # of the machine's memory that a step may take on a CPU
 _CPU_CHUNK = 16  # images a CPU runs at once; measured best on WRN-10-2 and WRN-16-4, 1.2 to 1.4 times faster than 64
 
 
@@ -60,7 +63,7 @@ class StepCache:
         self.forget()
 
     def __getstate__(self) -> dict[str, object]:
-        made = {"_steps", "_traced", "_idle", "_made", "_made_of"}
+        made = {"_steps", "_most", "_traced", "_idle", "_made", "_made_of"}
         return {name: value for name, value in self.__dict__.items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -125,12 +128,22 @@ class StepCache:
 
     def _empty_slots(self, key: _Key) -> Slots:
         shape, dtype, device = key
-        chunk = cpu_chunk(shape[0]) if device.type == "cpu" else shape[0]
+        chunk = cpu_chunk(shape[0], most=self._at_once(key)) if device.type == "cpu" else shape[0]
         step = self._step((torch.Size((chunk, *shape[1:])), dtype, device))
         images = torch.zeros(shape, dtype=dtype, device=device)
         if device.type == "cpu" or not self._traced[step]:  # what runs Python in between is no CUDA graph
             return Slots(step, images, chunk=chunk)
         return GraphedSlots(step, images)
+
+    def _at_once(self, key: _Key) -> int:
+        """Images whose step a part of the machine's memory holds, at least one."""
+        shape, dtype, device = key
+        if shape not in self._most:
+            image = torch.rand((1, *shape[1:]), dtype=dtype, device=device)
+            with suppress(ValueError, RuntimeError):  # which the step will refuse in its own words
+                needed = step_bytes(prefix(self._model, self._layer), image)
+                self._most[shape] = max(1, int(machine_bytes() * _PART // max(1, needed)))
+        return self._most.get(shape, shape[0])
 
     def _step(self, key: _Key) -> Step:
         shape, dtype, device = key
@@ -145,6 +158,7 @@ class StepCache:
         """Drop every compiled step and every slot; they are made anew when they are asked for."""
         self._process = os.getpid()
         self._steps: dict[_Key, Step] = {}
+        self._most: dict[torch.Size, int] = {}
         self._traced: dict[Step, bool] = {}
         self._idle: dict[_Key, list[Slots]] = defaultdict(list)
         self._made: dict[Slots, _Key] = {}
@@ -154,10 +168,14 @@ class StepCache:
         return *fingerprint(self._model), routing_state(self._model)
 
 
-def cpu_chunk(size: int) -> int:
-    """The largest divisor of ``size`` up to ``_CPU_CHUNK``, or ``size`` where that is too small to be worth it."""
-    divisor = max(n for n in range(1, min(size, _CPU_CHUNK) + 1) if size % n == 0)
-    return divisor if divisor > _CPU_CHUNK // 4 else size
+def cpu_chunk(size: int, most: int | None = None) -> int:
+    """The largest divisor of ``size`` up to ``_CPU_CHUNK``, or ``size`` where that is too small to be worth it.
+
+    Where the memory holds ``most`` images, fewer than that: the largest divisor up to it, however small.
+    """
+    held = size if most is None else most
+    divisor = max(n for n in range(1, min(size, _CPU_CHUNK, held) + 1) if size % n == 0)
+    return divisor if divisor > _CPU_CHUNK // 4 or held < size else size
 
 
 def bucket_sizes(slots: int) -> list[int]:
