@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -18,28 +17,12 @@ from torch.nn.functional import interpolate
 from fastdef.data._errors import one_line
 from fastdef.data._parts import NotShown
 from fastdef.data._picture import Colour, Picture
+from fastdef.data._read import MOST_PIXELS
 
 READ = "PNG, JPEG, WebP, BMP or PNM"
 Array = np.ndarray[Any, Any]
 
-_MOST_PIXELS = 64 * 1024 * 1024  # a picture of 8,192 x 8,192; more is a bomb
-MOST_BYTES = 8 * _MOST_PIXELS  # of which, at 16 bits and four channels, that many are
 _PART, _PARTS = 128, 32  # images a task, tasks under way
-
-
-def read_bytes(file: Path) -> bytes:
-    """The content of a file.
-
-    Raises:
-        ValueError: if it cannot be read, or is absurdly large; naming it.
-    """
-    try:
-        size = file.stat().st_size
-        if size > MOST_BYTES:
-            raise ValueError(f"{file} needs at most {MOST_BYTES} bytes, got {size}")
-        return file.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{file} needs to be a readable file: {error.strerror or one_line(error)}") from error
 
 
 class Decoder:
@@ -167,8 +150,8 @@ def _check_size(name: str, got: tuple[int, int], size: tuple[int, int] | None) -
     height, width = got
     if size is not None and size != got:
         raise ValueError(f"{name} needs to be {size[0]} x {size[1]} pixels, got {height} x {width}; or ask to resize")
-    if height * width > _MOST_PIXELS:
-        raise ValueError(f"{name} needs at most {_MOST_PIXELS} pixels, got {width} x {height}")
+    if height * width > MOST_PIXELS:
+        raise ValueError(f"{name} needs at most {MOST_PIXELS} pixels, got {width} x {height}")
 
 
 def _images(count: int) -> str:

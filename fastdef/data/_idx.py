@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastdef.data._decode import MOST_BYTES, read_bytes
 from fastdef.data._errors import one_line
 from fastdef.data._facts import Facts
+from fastdef.data._read import MOST_BYTES, read_bytes
 
 _PREFIX = {"train": "train", "test": "t10k"}
 _IMAGES, _LABELS = 0x803, 0x801  # unsigned bytes, of three dimensions and of one

@@ -10,8 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fastdef.data._decode import Decoder, is_gray, read_bytes
+from fastdef.data._decode import Decoder, is_gray
 from fastdef.data._names import numbering
+from fastdef.data._read import read_bytes
 from fastdef.data._walk import files_below, image_files, is_image, is_unread
 
 WHOLE = "all"  # the split of a folder that has none

@@ -8,8 +8,9 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from fastdef.data._decode import Decoder, read_bytes, scale
+from fastdef.data._decode import Decoder, scale
 from fastdef.data._errors import readable
+from fastdef.data._read import read_bytes
 from fastdef.data._walk import image_files, is_unread, refuse_unread
 
 T = TypeVar("T")
