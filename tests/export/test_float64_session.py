@@ -1,8 +1,11 @@
+from collections import OrderedDict
+
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 
+import fastdef
 from fastdef.export.float64_session import Float64Session
 
 
@@ -26,3 +29,29 @@ def test_a_file_that_is_not_the_one_named_is_refused(copied):
 
     with pytest.raises(ValueError, match="its sha256 is another"):
         Float64Session(copied / "noised.onnx")
+
+
+def test_a_pooled_stem_is_evaluated_as_pytorch_does(tmp_path):
+    torch.manual_seed(0)
+    layers = {
+        "stem": torch.nn.Conv2d(3, 4, 3, padding=1),
+        "pool": torch.nn.MaxPool2d(3, 2, 1),
+        "group": torch.nn.Conv2d(4, 4, 3, padding=1),
+        "head": torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 3)),
+    }
+    model = torch.nn.Sequential(OrderedDict(layers)).eval()
+    images = torch.rand(3, 3, 8, 8)
+    defense = fastdef.ActiveDefense(model, "group", beta=1.0, compile=False, max_steps=5)
+    defense.calibrate(images)
+    fastdef.export_onnx(defense, tmp_path, shape=(3, 8, 8))
+    noise = defense.noised(images) - images
+
+    _, steps, _, _, smoothed = Float64Session(tmp_path / "noised.onnx").run(
+        {"images": images.double(), "noise": noise[:, None].double()}
+    )
+
+    double = fastdef.ActiveDefense.from_config(model.double(), defense.config(), compile=False)
+    expected = double.smooth(images.double(), noise=noise.double())
+    assert steps.tolist() == expected.steps.tolist()
+    assert max(steps) > 1
+    torch.testing.assert_close(smoothed, expected.images.double(), rtol=0, atol=1e-6)
