@@ -8,7 +8,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 # Inputs that Atheris gives each entrance.
 RUNS ?= 10000
 
-.PHONY: demo test test-slow fuzz fuzz-atheris lint audit clean
+.PHONY: demo test test-slow fuzz fuzz-atheris lint docs audit clean
 
 demo: .venv/.core
 	@mkdir -p build
@@ -33,6 +33,10 @@ lint: .venv/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The site, into build/site; a broken link or reference ends it.
+docs: .venv/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
@@ -41,7 +45,7 @@ lint: .venv/.dev
 	@touch $@
 
 .venv/.dev: .venv/.core
-	$(INSTALL) --editable ".[export,eval,serve,test,dev]"
+	$(INSTALL) --editable ".[export,eval,serve,test,docs,dev]"
 	@touch $@
 
 # The wheel has the server itself. It asks for an older numpy than ours, which the server does without.

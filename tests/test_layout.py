@@ -41,3 +41,23 @@ def test_every_public_name_is_there():
 
     assert all(hasattr(fastdef, name) for name in fastdef.__all__)
     assert len(fastdef.__all__) <= 16
+
+
+def test_the_version_is_said_once_and_cited():
+    project = (ROOT / "pyproject.toml").read_text()
+    cited = (ROOT / "CITATION.cff").read_text()
+
+    assert 'version = { attr = "fastdef._version.VERSION" }' in project
+    assert f"\nversion: {importlib.import_module('fastdef').__version__}\n" in cited
+
+
+def test_the_workflow_runs_what_a_contributor_runs_on_the_oldest_python_and_a_new_one():
+    yaml = pytest.importorskip("yaml")
+    project = (ROOT / "pyproject.toml").read_text()
+    job = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]["ci"]
+
+    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
+    oldest, *_ = job["strategy"]["matrix"]["python"]
+    assert f'requires-python = ">={oldest}"' in project
+    for hook in yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]:
+        assert hook["entry"].startswith((".venv/bin/ruff", ".venv/bin/python -m tools.readme"))
