@@ -33,3 +33,4 @@ from fastdef.attacks._pgd import pgd as pgd
 from fastdef.attacks._pgd import projected_ascent as projected_ascent
 from fastdef.attacks._pgd import step_size as step_size
 from fastdef.attacks._rays import rays as rays
+from fastdef.attacks._signs import sign_hunter as sign_hunter

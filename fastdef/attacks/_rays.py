@@ -1,10 +1,12 @@
 """RayS: a decision-based attack that searches directions of signs (Chen & Gu, 2020)."""
 
-from collections.abc import Callable, Iterator
-from itertools import pairwise
+from collections.abc import Callable
+from itertools import chain
 
 import torch
 from torch import Tensor
+
+from fastdef.attacks._signs import blocks, corner
 
 Wrong = Callable[[Tensor, Tensor], Tensor]  # (n, C, H, W) points and their (n,) rows -> (n,) bool: answered wrong
 
@@ -30,30 +32,19 @@ def rays(wrong: Wrong, images: Tensor, *, eps: float, queries: int, tolerance: f
     signs = torch.ones(len(images), count, dtype=images.dtype, device=images.device)
     radius = torch.ones_like(signs[:, 0])  # of the whole range: nothing is known yet
     used = torch.zeros(len(images), dtype=torch.int64, device=images.device)
-    for block in _blocks(count):
+    for block in chain([slice(0, 0)], blocks(count)):
         (rows,) = torch.nonzero((radius > eps) & (used < queries), as_tuple=True)
         if not len(rows):
             break
         flipped = signs[rows]
         flipped[:, block] *= -1
-        hit = wrong(_point(images[rows], flipped, radius[rows]), rows)
+        hit = wrong(corner(images[rows], flipped, radius[rows]), rows)
         used[rows] += 1
         rows, flipped = rows[hit], flipped[hit]
         if len(rows):
             signs[rows] = flipped
             radius[rows] = _bisect(wrong, images, rows, flipped, radius[rows], used, tolerance)
-    return _point(images, signs, torch.full_like(radius, eps))
-
-
-def _blocks(count: int) -> Iterator[slice]:
-    """All, then halves, quarters, ..., single values; and again."""
-    yield slice(0, 0)
-    while True:
-        parts = 1
-        while parts <= count:
-            edges = torch.linspace(0, count, parts + 1).round().int().tolist()
-            yield from (slice(start, stop) for start, stop in pairwise(edges))
-            parts *= 2
+    return corner(images, signs, torch.full_like(radius, eps))
 
 
 def _bisect(
@@ -62,11 +53,7 @@ def _bisect(
     low = torch.zeros_like(high)
     while bool((high - low > tolerance).any()):
         middle = (low + high) / 2
-        hit = wrong(_point(images[rows], signs, middle), rows)
+        hit = wrong(corner(images[rows], signs, middle), rows)
         used[rows] += 1
         low, high = torch.where(hit, low, middle), torch.where(hit, middle, high)
     return high
-
-
-def _point(images: Tensor, signs: Tensor, radius: Tensor) -> Tensor:
-    return (images + radius[:, None, None, None] * signs.view_as(images)).clamp(0, 1)

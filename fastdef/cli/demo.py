@@ -59,7 +59,7 @@ def _table(results: Demo) -> Table:
         table.add_row(
             name,
             "",
-            f"{score.mean:.1%}",
+            f"{score.judgement:.1%}",
             str(score.steps_median),
             f"{score.count * score.noise_samples - score.capped}/{score.count * score.noise_samples}",
         )

@@ -22,7 +22,7 @@ ASSETS = Path(fastdef.__file__).parent / "assets"
 EPS = 8 / 255
 STRENGTHS_ON = 256  # images that the AFA model is attacked on
 BUDGET = replace(  # an attacker who knows the defense, for a minute
-    BUDGETS["smoke"], images=48, heavy=0.25, iterations=20, patience=5, depths=(10,), along=10
+    BUDGETS["smoke"], images=48, expensive_share=0.25, iterations=20, patience=5, depths=(10,), averaged_steps=10
 )
 TIMED = 64  # images that both loops smooth for the clock: one full batch of the naive loop
 REPEATS = 3

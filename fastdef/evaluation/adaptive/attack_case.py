@@ -124,6 +124,8 @@ class Plan:
         images: that there are, within the budget.
         classes: that the target tells apart.
         surrogate: an independent model of the same task, for transfer.
+        alignment: of the attacks' gradient with finite differences of the answers; None where there is no gradient,
+            or nobody attacks by it.
     """
 
     target: Target
@@ -133,11 +135,12 @@ class Plan:
     images: int
     classes: int
     surrogate: nn.Module | None = None
+    alignment: float | None = None
 
     @property
-    def heavy(self) -> int:
+    def expensive_images(self) -> int:
         """Images of what costs most: all of them where every answer is one forward."""
-        return max(1, round(self.budget.heavy * self.images)) if self.guarded else self.images
+        return max(1, round(self.budget.expensive_share * self.images)) if self.guarded else self.images
 
     @property
     def noise_samples(self) -> int:
@@ -145,9 +148,9 @@ class Plan:
         return self.budget.noise_samples if self.target.random else 1
 
     @property
-    def rescored(self) -> int:
+    def reevaluations(self) -> int:
         """R of clean images, and where candidates are chosen between."""
-        return self.budget.rescored if self.target.random else 1
+        return self.budget.reevaluations if self.target.random else 1
 
     @property
     def patience(self) -> int:
@@ -164,7 +167,8 @@ class Plan:
     def typical(self) -> dict[str, Any]:
         """Settings of such an attack."""
         draws = self.budget.eot if self.target.random else 1
-        return {"gradient": "BPDA", "steps": self.typical_steps, "eot": draws, "iterations": self.budget.iterations}
+        gradient = "BPDA" if self.guarded else "autograd"
+        return {"gradient": gradient, "steps": self.typical_steps, "eot": draws, "iterations": self.budget.iterations}
 
     def search(
         self, asks: Sequence[Query], batch: Batch, *, eps: float | None = None, iterations: int | None = None

@@ -13,20 +13,21 @@ class Budget:
     Attributes:
         name: of the budget.
         images: of the data set, at most.
-        heavy: share of them for what costs most: deep loops, the unrolled loop, black boxes, AutoAttack on random
+        expensive_share: of them for what costs most: deep loops, the unrolled loop, black boxes, AutoAttack on random
             defenses, the curves.
         noise_samples: R, how often a candidate is evaluated.
-        rescored: R where candidates are chosen between, and R of the clean images.
+        reevaluations: R where candidates are chosen between, and R of the clean images.
         eot: draws that a gradient is the mean of.
         iterations: of Auto-PGD.
         patience: iterations that an image stays after all of a point's draws were answered wrong.
         depths: steps of the loop that are attacked.
-        along: steps whose gradients are averaged.
+        averaged_steps: steps whose gradients are averaged.
         targets: classes that Auto-PGD aims at, the likeliest first.
         unrolled: steps of the unrolled loop.
         unrolled_eot: draws there.
         unrolled_iterations: iterations there.
         queries: of the black boxes.
+        estimates: answers that an estimate of a gradient's signs takes, where the gradient itself is another's.
         query_draws: answers that one decision of a black box is the mean of, each of them a query.
         autoattack: iterations and targets of AutoAttack's parts, its queries, and its draws in the version "rand".
         curve_eps: radii of accuracy against eps, in 255ths.
@@ -37,19 +38,20 @@ class Budget:
 
     name: str
     images: int
-    heavy: float
+    expensive_share: float
     noise_samples: int
-    rescored: int
+    reevaluations: int
     eot: int
     iterations: int
     patience: int
     depths: tuple[int, ...]
-    along: int
+    averaged_steps: int
     targets: int
     unrolled: tuple[int, ...]
     unrolled_eot: int
     unrolled_iterations: int
     queries: int
+    estimates: int
     query_draws: int
     autoattack: "AutoAttackEffort"
     curve_eps: tuple[float, ...]
@@ -75,19 +77,20 @@ class AutoAttackEffort:
 SMOKE = Budget(
     name="smoke",
     images=16,
-    heavy=0.5,
+    expensive_share=0.5,
     noise_samples=5,
-    rescored=10,
+    reevaluations=10,
     eot=4,
     iterations=10,
     patience=2,
     depths=(5, 10, 20),
-    along=5,
+    averaged_steps=5,
     targets=1,
     unrolled=(5,),
     unrolled_eot=2,
     unrolled_iterations=5,
     queries=40,
+    estimates=1024,
     query_draws=2,
     autoattack=AutoAttackEffort(iterations=5, targets=2, queries=100, eot=3),
     curve_eps=(4, 16),
@@ -99,7 +102,7 @@ QUICK = replace(  # minutes on a GPU, with images enough for an interval
     SMOKE,
     name="quick",
     images=256,
-    heavy=0.25,
+    expensive_share=0.25,
     noise_samples=10,
     eot=8,
     iterations=20,
@@ -112,19 +115,20 @@ QUICK = replace(  # minutes on a GPU, with images enough for an interval
 STANDARD = Budget(
     name="standard",
     images=1000,
-    heavy=0.25,
+    expensive_share=0.25,
     noise_samples=10,
-    rescored=20,
+    reevaluations=20,
     eot=20,
     iterations=100,
     patience=10,
     depths=(5, 10, 20),
-    along=10,
+    averaged_steps=10,
     targets=1,
     unrolled=(5, 20),
     unrolled_eot=4,
     unrolled_iterations=25,
     queries=5000,
+    estimates=2048,
     query_draws=5,
     autoattack=AutoAttackEffort(),
     curve_eps=(2, 4, 16, 32),
@@ -136,8 +140,8 @@ FULL = replace(
     STANDARD,
     name="full",
     images=10_000,
-    heavy=0.1,
-    along=20,
+    expensive_share=0.1,
+    averaged_steps=20,
     targets=9,
     unrolled=(5, 10, 20),
     unrolled_eot=20,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastdef.checkpoint import check_same
 from fastdef.evaluation.adaptive.attack_case import Predictions
+from fastdef.evaluation.adaptive.probe import Probe, check_probe
 from fastdef.io import atomic_write, make_folder, write_json
 
 _ANSWERS = ("right", "steps", "capped", "loss", "answered")
@@ -45,23 +46,28 @@ class Journal:
     Args:
         folder: made if it is not there.
         settings: JSON-able; all that a result depends on.
+        known: what the target is known by, see :func:`probe`.
         resume: go on with what is there; else there must be nothing.
 
     Raises:
-        ValueError: if there is something and ``resume`` is not set, or it was made with other settings.
+        ValueError: if there is something and ``resume`` is not set, or it was made with other settings,
+            or with another target.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any], *, resume: bool) -> None:
+    def __init__(self, folder: Path, settings: dict[str, Any], known: Probe, *, resume: bool) -> None:
         self._folder = folder / "units"
         record = folder / "settings.json"
         if record.is_file():
             if not resume:
                 raise ValueError(f"{folder} holds an evaluation already; resume it, or give another folder")
-            check_same(settings, _read(record))
+            stored = _read(record)
+            before = stored.pop("probe", {})
+            check_same(settings, stored)
+            check_probe(known, before)
         else:
             shutil.rmtree(self._folder, ignore_errors=True)  # units of no settings are nobody's
             make_folder(self._folder)
-            write_json(record, settings)
+            write_json(record, {**settings, "probe": known})
 
     def read(self, key: str, number: int) -> Unit | None:
         """A unit, or None where it is still to be done.

@@ -15,6 +15,8 @@ class SeedStream(IntEnum):
     ATTACK = 3
     QUERIES = 4  # of black boxes
     PLANT = 5
+    ALIGNMENT = 6  # gradients against finite differences
+    PROBE = 7  # what a target is known by
 
 
 _IMAGE_BITS, _DRAW_BITS = 24, 32

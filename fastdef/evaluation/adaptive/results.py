@@ -6,8 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
+from fastdef.evaluation.accuracy import Accuracy
+from fastdef.evaluation.adaptive.alignment import ALIGNED
 from fastdef.evaluation.adaptive.attack_case import AttackCase, NotRun
 from fastdef.evaluation.adaptive.rows import sanity
+from fastdef.evaluation.adaptive.rows.bpda import ESTIMATED
 from fastdef.evaluation.adaptive.rows.static import STATIC
 from fastdef.evaluation.adaptive.rows.transfer import PGD
 from fastdef.evaluation.adaptive.score import Score
@@ -82,18 +85,24 @@ class AdaptiveResults:
         not_run: cases that there are not for this target, and why.
         settings: all that the accuracies depend on.
         random: whether the target draws noise.
+        alignment: of the attacks' gradient with finite differences of the answers, see :func:`alignment`; None where
+            it was not asked for.
     """
 
     lines: list[Line]
     not_run: list[NotRun]
     settings: dict[str, Any]
     random: bool
+    alignment: float | None = None
 
     @property
     def headline(self) -> Line | None:
-        """The line with the lowest mean, of the attacks within eps on what is deployed."""
+        """The strongest of the attacks within eps on what is deployed.
+
+        It is chosen by half of the noise samples, and its figure is the mean over the others.
+        """
         counted = [line for line in self.lines if line.case.counts and line.score is not None]
-        return min(counted, key=lambda line: line.score.mean if line.score else 1.0, default=None)
+        return min(counted, key=lambda line: line.score.selection if line.score else 1.0, default=None)
 
     def line(self, row: int, name: str) -> Line | None:
         """A line that was evaluated, by its row and name."""
@@ -105,12 +114,15 @@ class AdaptiveResults:
         line = self.headline
         if line is None or line.score is None:
             return "No attack within eps was run: nothing can be said of what this is worth."
-        low, high = line.score.interval
+        figure, count = line.score.judgement, line.score.count
+        low, high = Accuracy(round(figure * count), count).interval
         eps = line.case.eps * 255
         said = (
-            f"An attacker with row {line.case.row}'s {line.case.name} leaves {line.score.mean:.1%} of the images "
-            f"answered right within eps {eps:g}/255 ({line.score.count} images, 95 % interval {low:.1%} to {high:.1%})."
+            f"An attacker with row {line.case.row}'s {line.case.name} leaves {figure:.1%} of the images "
+            f"answered right within eps {eps:g}/255 ({count} images, 95 % interval {low:.1%} to {high:.1%})."
         )
+        if line.score.noise_samples > 1:
+            said += " It was chosen by half of the noise samples and judged by the others."
         clean, naive, static = self.line(0, sanity.CLEAN), self.line(2, PGD), self.line(1, STATIC)
         if clean is not None and clean.score is not None:
             said += f" Clean images: {clean.score.mean:.1%}."
@@ -123,7 +135,14 @@ class AdaptiveResults:
     @property
     def checks(self) -> list[Check]:
         """The suite's checks on itself, of those rows that were run."""
-        checks = [self._answered(), self._huge(), self._noise(), self._rising(), self._planted()]
+        checks = [
+            self._answered(),
+            self._huge(),
+            self._noise(),
+            self._rising(),
+            self._planted(),
+            self._aligned(),
+        ]
         return [check for check in checks if check is not None]
 
     @property
@@ -146,10 +165,11 @@ class AdaptiveResults:
         """Everything, JSON-able."""
         headline = self.headline
         return {
-            "headline": None if headline is None or headline.score is None else headline.score.mean,
+            "headline": None if headline is None or headline.score is None else headline.score.judgement,
             "headline_of": None if headline is None else headline.label,
             "sentence": self.sentence,
             "passed": self.passed,
+            "alignment": self.alignment,
             "checks": [check.__dict__ for check in self.checks],
             "lines": self.lines_json(),
             "not_run": [case.__dict__ for case in self.not_run],
@@ -180,8 +200,8 @@ class AdaptiveResults:
             return None
         return Check(
             "attacks do more than random noise",
-            headline.score.mean <= line.score.mean,
-            f"noise leaves {line.score.mean:.1%}, the strongest attack {headline.score.mean:.1%}",
+            headline.score.judgement <= line.score.mean,
+            f"noise leaves {line.score.mean:.1%}, the strongest attack {headline.score.judgement:.1%}",
         )
 
     def _rising(self) -> Check | None:
@@ -200,3 +220,12 @@ class AdaptiveResults:
             return Check("planted adversarial examples are found", False, "none could be planted")
         detail = f"{1 - line.score.mean:.1%} of {line.score.count} found, {1 - _PLANTED_MISSED:.0%} needed"
         return Check("planted adversarial examples are found", line.score.mean <= _PLANTED_MISSED, detail)
+
+    def _aligned(self) -> Check | None:
+        if self.alignment is None:
+            return None
+        detail = f"correlation {self.alignment:.2f} with finite differences, {ALIGNED:g} needed"
+        estimated = self.line(3, ESTIMATED)
+        if self.alignment < ALIGNED and estimated is not None:
+            detail += f"; {estimated.label} attack without it"
+        return Check("gradients are those of what is deployed", self.alignment >= ALIGNED, detail)

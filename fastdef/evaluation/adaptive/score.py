@@ -70,6 +70,9 @@ class Score:
         mean: accuracy, over images and noise samples.
         deviation: of the accuracy from one noise sample to the next; None where nothing is random.
         interval: Wilson's 95 % interval of the mean, with N answers: noise samples of an image are not independent.
+        selection: mean over the first half of the noise samples, by which the headline is chosen among the cases.
+        judgement: mean over the others, which is the headline's figure: the least of many means is too low by chance.
+            Both are the mean where there is one sample.
         worst: images answered right under every noise sample: an attacker who may try R times.
         one_shot: accuracy under the first noise sample, AutoAttack's way to count.
         loss: mean cross-entropy.
@@ -84,6 +87,8 @@ class Score:
     mean: float
     deviation: float | None
     interval: tuple[float, float]
+    selection: float
+    judgement: float
     worst: float
     one_shot: float
     loss: float
@@ -98,12 +103,15 @@ class Score:
         right = predictions.right.double()
         count, noise_samples = right.shape
         each = right.mean(0)
+        half = noise_samples // 2
         return cls(
             count=count,
             noise_samples=noise_samples,
             mean=float(right.mean()),
             deviation=float(each.std()) if noise_samples > 1 else None,
             interval=Accuracy(round(float(right.mean()) * count), count).interval,
+            selection=float(each[:half].mean() if half else each.mean()),
+            judgement=float(each[half:].mean()),
             worst=float(predictions.right.all(1).double().mean()),
             one_shot=float(each[0]),
             loss=float(predictions.loss.double().mean()),

@@ -18,16 +18,19 @@ from fastdef._validate import check_installed
 from fastdef.attacks import check_differentiable, check_eps, frozen_eval
 from fastdef.data import Dataset, sha256
 from fastdef.defense import ActiveDefense
+from fastdef.evaluation.adaptive.alignment import alignment
 from fastdef.evaluation.adaptive.attack_case import AttackCase, Batch, NotRun, Plan
 from fastdef.evaluation.adaptive.budget import SMOKE, Budget
 from fastdef.evaluation.adaptive.journal import Journal, Unit, joined
 from fastdef.evaluation.adaptive.noise_seeds import SeedStream
+from fastdef.evaluation.adaptive.probe import probe
 from fastdef.evaluation.adaptive.results import AdaptiveResults, Line
 from fastdef.evaluation.adaptive.rows import blackbox, bpda, papers, rand, sanity, static, transfer, unrolled
 from fastdef.evaluation.adaptive.score import Score, lowest
 from fastdef.evaluation.adaptive.target import FixedBatch, Target
 
 _BY_AUTOATTACK = {1, 6, 7}
+_ALIGNED_ON = 4  # images that the attacks' gradient is held against finite differences on
 _EXAMPLES = 4  # attacked images of a case that the report shows
 ROWS = (sanity, static, transfer, bpda, unrolled, papers, blackbox, rand)
 
@@ -95,11 +98,15 @@ def evaluate_adaptive(
             check_differentiable(model, dataset.floats(0, 1))
     classes = _classes(target, dataset)
     plan = Plan(_fast(target, budget, len(dataset)), target.classifier, budget, eps, len(dataset), classes, surrogate)
+    if target.classifier is not None and 3 in rows:
+        images, labels = dataset.floats(0, min(_ALIGNED_ON, len(dataset))), dataset.labels[:_ALIGNED_ON]
+        plan = replace(plan, alignment=distributed.on_rank0(partial(alignment, plan, images, labels, seed=seed)))
     planned = [case for row in sorted(set(rows)) for case in ROWS[row].cases(plan)]
     there = {case.key for case in planned if isinstance(case, AttackCase)}
     cases = [case for case in planned if isinstance(case, AttackCase) and (case.needs is None or case.needs in there)]
     left = [case if isinstance(case, NotRun) else _alone(case) for case in planned if case not in cases]
     settings = _settings(target, dataset, budget, eps, surrogate, seed)
+    known = distributed.on_rank0(partial(probe, target, surrogate, dataset))
     with (
         ExitStack() as stack,
         frozen_eval(target.classifier),
@@ -112,12 +119,12 @@ def evaluate_adaptive(
                     "got none"
                 )
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        journal = distributed.on_rank0(partial(Journal, folder, settings, resume=resume))
+        journal = distributed.on_rank0(partial(Journal, folder, settings, known, resume=resume))
         worker = _Worker(journal, dataset, budget, seed, cases, progress)
         worker.work()
         distributed.all_gather_object(None)  # until the last has done its share
         lines = [worker.line(case) for case in cases]
-    return AdaptiveResults(lines, left, settings, target.random)
+    return AdaptiveResults(lines, left, settings, target.random, plan.alignment)
 
 
 def _classes(target: Target, dataset: Dataset) -> int:

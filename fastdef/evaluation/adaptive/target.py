@@ -50,6 +50,12 @@ class Target:
     batch: int = 128
     identity: str | None = None
 
+    def logits(self, images: Tensor, ids: Tensor, steps: int | None) -> Tensor:
+        """(N, classes) answers with the purification's loop cut after ``steps``, where there is one to cut."""
+        if self.defense is None or self.classifier is None or self.purify is None:
+            return self.answer(images, ids).logits
+        return _plain(self.classifier, self.purify(images, ids, steps)).logits
+
     @classmethod
     def plain(cls, model: nn.Module, *, random: bool = False) -> "Target":
         """A module that answers for itself; ``random`` if it draws from torch's generator while it does.

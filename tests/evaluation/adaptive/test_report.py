@@ -47,7 +47,7 @@ def test_json_and_csv_have_the_same_lines(made):
     with (folder / "report.csv").open() as file:
         table = list(csv.DictReader(file))
 
-    assert report["headline"] == found.headline.score.mean
+    assert report["headline"] == found.headline.score.judgement
     assert [line["name"] for line in report["lines"]] == [line["name"] for line in table]
     assert [line["mean"] for line in report["lines"]] == [float(line["mean"]) for line in table]
     assert {"seed", "eps", "device", "budget"} <= set(report["settings"])

@@ -20,7 +20,7 @@ DATA = Dataset(PIXELS, torch.arange(20) % 10, tuple("abcdefghij"), "made", "test
 SMOKE = BUDGETS["smoke"]
 EFFORT = replace(SMOKE.autoattack, iterations=2, targets=1, queries=4, eot=2)
 TINY = replace(
-    SMOKE, images=6, noise_samples=2, rescored=2, eot=2, iterations=2, depths=(2,), autoattack=EFFORT, batch=4
+    SMOKE, images=6, noise_samples=2, reevaluations=2, eot=2, iterations=2, depths=(2,), autoattack=EFFORT, batch=4
 )
 
 

@@ -17,7 +17,14 @@ def cases(plan: Plan) -> Iterator[AttackCase | NotRun]:
     """Both, with the same number of queries."""
     settings = {"queries": plan.budget.queries, "queries_a_decision": _draws(plan)}
     base = AttackCase(
-        6, "Square", _square(plan), by_label(plan.target), plan.eps, plan.heavy, plan.noise_samples, settings=settings
+        6,
+        "Square",
+        _square(plan),
+        by_label(plan.target),
+        plan.eps,
+        plan.expensive_images,
+        plan.noise_samples,
+        settings=settings,
     )
     yield base
     yield replace(base, name="RayS", craft=_rays(plan))

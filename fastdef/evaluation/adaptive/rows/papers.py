@@ -49,7 +49,10 @@ def cases(plan: Plan) -> Iterator[AttackCase | NotRun]:
                 yield replace(base, name=name, craft=_static(plan, defense, sign * 10**power), settings=settings)
         for name, (ce, smooth) in ON_THE_LOOP.items():
             settings = {**plan.typical, "raised": f"{ce:g} CE {smooth:+g} L_F / delta"}
-            craft, images = _on_the_loop(plan, defense, ce, smooth), plan.heavy if smooth > 0 else plan.images
+            craft, images = (
+                _on_the_loop(plan, defense, ce, smooth),
+                plan.expensive_images if smooth > 0 else plan.images,
+            )
             yield replace(base, name=name, craft=craft, images=images, settings=settings)
     elif fused:
         for ratio in RATIOS:

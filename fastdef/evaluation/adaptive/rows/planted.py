@@ -1,9 +1,13 @@
 """The active test: adversarial examples are planted, and the attack has to find them (Zimmermann et al., 2022).
 
-For each image x one corner p of its ball is chosen by chance, and a readout w is fitted on the pipeline's answers that
-tells p from points inside: a linear discriminant over draws of the noise, its threshold half way. By construction p
-lies within eps and is answered wrong. An attack on the same pipeline that finds no such point is broken, or the
-pipeline hides its gradients from it.
+For each image x a readout of the answers is chosen, r = log p of another class less log p of the label, and a corner p
+of x's ball is sought that raises it, by flips of blocks of signs (SignHunter): values alone decide, so a gradient that
+is wrong cannot mislead the search. The boundary stands between the highest of many random points and p,
+
+    b = top + 3/4 (r(p) - top)
+
+so that random search misses it, p lies beyond it by construction, and an attack that follows the gradient, with all of
+the ball's dimensions at its disposal, passes it. One that does not is broken, or the pipeline hides its gradients.
 """
 
 from dataclasses import dataclass
@@ -11,36 +15,36 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastdef.attacks import Goal, predicted
+from fastdef.attacks import Goal, predicted, sign_hunter
+from fastdef.evaluation.adaptive.alignment import log_odds, other_classes
 from fastdef.evaluation.adaptive.attack_case import AttackCase, Batch, Plan, Predictions
 from fastdef.evaluation.adaptive.bpda import bpda
 from fastdef.evaluation.adaptive.noise_seeds import NoiseSeeds, SeedStream, noise_seeds
-from fastdef.evaluation.adaptive.target import Answers, Target
 
-_INSIDE = 4  # points inside the ball that the readout must leave alone
-_INNER = 0.5  # of eps: as far as those points go
-_DRAWS = 8  # of each point, for the readout
-_RIDGE = 0.1  # of the mean variance, on the covariance's diagonal
+_SHARE = 0.75  # of the way from the highest random point to p, where the boundary stands
+_HUNT = 64  # answers that the search for p takes
+_RANDOM = 32  # random points, or as many as the attack has iterations
+_DRAWS = 2  # of the noise, for each answer
 PLANTED = "planted examples missed"
 
 
 @dataclass(frozen=True)
 class Readout:
-    """w log p - b for each image, p the probabilities: above 0 where the planted side is answered.
+    """log p of another class over the label, less a bias for each image: above 0 where the planted side is answered.
 
     Attributes:
-        weights: (N, classes).
+        goal: raises the readout without its bias.
         bias: (N,).
         planted: (N, C, H, W) the points that were planted.
     """
 
-    weights: Tensor
+    goal: Goal
     bias: Tensor
     planted: Tensor
 
     def __call__(self, logits: Tensor, rows: Tensor) -> Tensor:
         """(n, classes) logits of the ``rows`` -> (n,)."""
-        return (logits.log_softmax(1) * self.weights[rows]).sum(1) - self.bias[rows]
+        return self.goal.loss(logits, rows) - self.bias[rows]
 
 
 def planted(plan: Plan) -> AttackCase:
@@ -50,7 +54,7 @@ def planted(plan: Plan) -> AttackCase:
     def readout(batch: Batch) -> Readout:
         if batch.seed not in readouts:
             readouts.clear()
-            readouts[batch.seed] = plant(plan.target, batch.images, batch.ids, eps=plan.eps, seed=batch.seed)
+            readouts[batch.seed] = plant(plan, batch)
         return readouts[batch.seed]
 
     return AttackCase(
@@ -58,75 +62,73 @@ def planted(plan: Plan) -> AttackCase:
         PLANTED,
         lambda batch: [_craft(plan, batch, readout(batch))],
         lambda batch, points, noise_samples, stream: _evaluate(
-            plan.target, batch, readout(batch), points, noise_samples, stream
+            plan, batch, readout(batch), points, noise_samples, stream
         ),
         eps=plan.eps,
-        images=plan.heavy,
-        noise_samples=plan.rescored,
+        images=plan.expensive_images,
+        noise_samples=plan.reevaluations,
         counts=False,
         settings=plan.typical,
     )
 
 
-def plant(target: Target, images: Tensor, ids: Tensor, *, eps: float, seed: int) -> Readout:
-    """Fit the readouts of a batch; the corners and the points inside come from the seed."""
-    generator = torch.Generator(images.device).manual_seed(seed)
-    draws = _DRAWS if target.random else 1
+def plant(plan: Plan, batch: Batch) -> Readout:
+    """Readouts, points and boundaries of a batch, by its seed."""
+    generator, images = batch.generator(), batch.images
+    goal = log_odds(batch.labels, other_classes(batch.labels, plan.classes, generator))
+    draws = _DRAWS if plan.target.random else 1
 
-    def anywhere() -> Tensor:
-        return 2 * torch.rand(images.shape, generator=generator, device=images.device) - 1
+    def value(points: Tensor, first: int = 0) -> Tensor:
+        return _values(plan, batch, goal, points, range(first, first + draws), SeedStream.PLANT).mean(1)
 
-    inside = [images + _INNER * eps * anywhere() for _ in range(_INSIDE)]
-    corner = images + eps * anywhere().sign()
-    logits = [_answers(target, point.clamp(0, 1), ids, n, draws) for n, point in enumerate([*inside, corner])]
-    around, there = torch.cat(logits[:-1], 1), logits[-1]  # (N, draws, classes)
-    apart = there.mean(1) - around.mean(1)
-    spread = _covariance(around) + (_covariance(there) if draws > 1 else 0)
-    weights = torch.linalg.solve(spread, apart)
-    middle = (there.mean(1) + around.mean(1)) / 2
-    return Readout(weights, (weights * middle).sum(1), corner.clamp(0, 1))
+    random = [value(random_corner(images, plan.eps, generator)) for _ in range(max(_RANDOM, plan.budget.iterations))]
+    top = torch.stack(random).amax(0)
+    point = sign_hunter(value, images, eps=plan.eps, queries=_HUNT, generator=generator)
+    reached = value(point, first=draws)  # by noise that did not choose it
+    return Readout(goal, top + _SHARE * (reached - top).clamp_min(0), point)
 
 
-def _answers(target: Target, points: Tensor, ids: Tensor, number: int, draws: int) -> Tensor:
-    drawn = noise_seeds(ids, range(number * draws, (number + 1) * draws), SeedStream.PLANT)
-    answers = target.answer(points.repeat_interleave(draws, 0), drawn)
-    return answers.logits.log_softmax(1).unflatten(0, (-1, draws))
+def random_corner(images: Tensor, eps: float, generator: torch.Generator) -> Tensor:
+    """Points x + eps * s, s random signs, in [0, 1]."""
+    signs = (torch.rand(images.shape, generator=generator, device=images.device) < 0.5).to(images) * 2 - 1
+    return (images + eps * signs).clamp(0, 1)
 
 
-def _covariance(logits: Tensor) -> Tensor:
-    centred = logits - logits.mean(1, keepdim=True)
-    covariance = centred.transpose(1, 2) @ centred / logits.shape[1]
-    size = covariance.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-6)
-    return covariance + _RIDGE * size[:, None, None] * torch.eye(logits.shape[2], device=logits.device)
+def _values(plan: Plan, batch: Batch, goal: Goal, points: Tensor, draws: range, stream: SeedStream) -> Tensor:
+    """(N, draws) values of the batch's points, through as much of the loop as the attack goes."""
+    ids, count = noise_seeds(batch.ids, draws, stream), len(draws)
+    rows = torch.arange(len(points), device=points.device).repeat_interleave(count)
+    logits = plan.target.logits(points.repeat_interleave(count, 0), ids, plan.typical_steps)
+    values = goal.loss(logits, rows).where(predicted(logits) >= 0, -torch.inf)  # no answer is no find
+    return values.unflatten(0, (-1, count))
 
 
 def _craft(plan: Plan, batch: Batch, readout: Readout) -> Tensor:
     goal = Goal(readout, lambda logits, rows: readout(logits, rows) <= 0)
     draws = NoiseSeeds(batch.ids, SeedStream.ATTACK)
-    ask = bpda(plan.target, goal, draws, eot=plan.budget.eot, steps=plan.typical_steps)
-    return plan.search([ask], batch)
+    return plan.search([bpda(plan.target, goal, draws, eot=plan.budget.eot, steps=plan.typical_steps)], batch)
 
 
 def _evaluate(
-    target: Target, batch: Batch, readout: Readout, points: Tensor, noise_samples: int, stream: SeedStream
+    plan: Plan, batch: Batch, readout: Readout, points: Tensor, noise_samples: int, stream: SeedStream
 ) -> Predictions:
     """Which planted examples were missed, of those that hold: where most draws answer the image right and p wrong."""
 
-    def missed(images: Tensor) -> tuple[Tensor, Tensor, Answers]:
-        answers = target.answer(
-            images.repeat_interleave(noise_samples, 0), noise_seeds(batch.ids, range(noise_samples), stream)
-        )
-        rows = torch.arange(len(images), device=images.device).repeat_interleave(noise_samples)
-        above = readout(answers.logits, rows).unflatten(0, (-1, noise_samples))
-        return (above <= 0).cpu(), above, answers
+    def above(images: Tensor) -> Tensor:
+        values = _values(plan, batch, readout.goal, images, range(noise_samples), stream)
+        return (values - readout.bias[:, None]).cpu()
 
-    holds = (missed(batch.images)[0].float().mean(1) > 0.5) & (missed(readout.planted)[0].float().mean(1) < 0.5)
-    stood, above, answers = missed(points)
-    fooled = stood.float().mean(1, keepdim=True) < 0.5  # as a planted example is: by most of the draws
+    def most(values: Tensor) -> Tensor:
+        return (values > 0).float().mean(1) > 0.5
+
+    holds = ~most(above(batch.images)) & most(above(readout.planted))
+    values = above(points)
+    missed = (~most(values))[:, None].expand(-1, noise_samples)[holds]
+    nothing = torch.zeros_like(missed)
     return Predictions(
-        right=(~fooled).expand(-1, noise_samples)[holds],
-        steps=answers.steps.int().view(-1, noise_samples)[holds],
-        capped=answers.capped.view(-1, noise_samples)[holds],
-        loss=above.mean(1).cpu()[holds],
-        answered=(predicted(answers.logits) >= 0).cpu().view(-1, noise_samples)[holds],
+        right=missed,
+        steps=nothing.int(),
+        capped=nothing,
+        loss=values.nan_to_num(neginf=0.0).mean(1)[holds],
+        answered=values.isfinite()[holds],
     )

@@ -78,7 +78,7 @@ def cases(plan: Plan) -> Iterator[AttackCase | NotRun]:
         craft,
         published,
         plan.eps,
-        plan.heavy,
+        plan.expensive_images,
         1,
         counts=False,  # the next line is the same run
         keeps=True,
@@ -90,7 +90,7 @@ def cases(plan: Plan) -> Iterator[AttackCase | NotRun]:
         name=ANEW,
         craft=lambda batch: batch.kept(first.key).unflatten(0, (-1, len(batch.ids))).unbind(0),
         evaluate=by_label(target),
-        noise_samples=plan.rescored,
+        noise_samples=plan.reevaluations,
         counts=True,
         keeps=False,
         needs=first.key,

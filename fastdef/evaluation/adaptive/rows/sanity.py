@@ -4,13 +4,13 @@ Clean images; random noise, which must do less than an attack; a radius at which
 and against iterations; and planted adversarial examples, which an attack that deserves the name has to find.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from fastdef.attacks import untargeted
+from fastdef.attacks import cross_entropy, margin, untargeted
 from fastdef.evaluation.adaptive.attack_case import AttackCase, AttackFunction, Batch, NotRun, Plan
 from fastdef.evaluation.adaptive.bpda import bpda
 from fastdef.evaluation.adaptive.noise_seeds import NoiseSeeds, SeedStream
@@ -18,6 +18,7 @@ from fastdef.evaluation.adaptive.rows.planted import PLANTED as PLANTED
 from fastdef.evaluation.adaptive.rows.planted import planted
 from fastdef.evaluation.adaptive.score import by_label
 
+Loss = Callable[[Tensor, Tensor], Tensor]
 CLEAN, NOISE, HUGE, CURVE = "clean", "random noise", "eps 64/255", "curve:"
 
 
@@ -25,7 +26,7 @@ def cases(plan: Plan) -> Iterator[AttackCase | NotRun]:
     """Clean, noise, the huge radius, both curves, the planted examples."""
     budget = plan.budget
     base = AttackCase(
-        0, CLEAN, lambda batch: [batch.images], by_label(plan.target), 0.0, plan.images, plan.rescored, False
+        0, CLEAN, lambda batch: [batch.images], by_label(plan.target), 0.0, plan.images, plan.reevaluations, False
     )
     yield base
     yield replace(
@@ -37,16 +38,17 @@ def cases(plan: Plan) -> Iterator[AttackCase | NotRun]:
         return
 
     def attacked(name: str, eps: float, iterations: int) -> AttackCase:
-        settings = {**plan.typical, "iterations": iterations, "attack": "APGD-CE"}
-        craft = _attack(plan, eps, iterations)
+        settings = {**plan.typical, "iterations": iterations}
+        losses = (cross_entropy, margin) if name == HUGE else (cross_entropy,)
+        craft = _attack(plan, eps, iterations, losses)
         return replace(
             base,
             name=name,
             craft=craft,
             eps=eps,
-            images=plan.heavy,
+            images=plan.expensive_images,
             noise_samples=plan.noise_samples,
-            settings=settings,
+            settings={**settings, "losses": len(losses)},
         )
 
     yield attacked(HUGE, 64 / 255, budget.iterations)
@@ -72,10 +74,11 @@ def _noise(batch: Batch, eps: float) -> Tensor:
     return (batch.images + eps * (2 * noise - 1)).clamp(0, 1)
 
 
-def _attack(plan: Plan, eps: float, iterations: int) -> AttackFunction:
+def _attack(plan: Plan, eps: float, iterations: int, losses: Sequence[Loss]) -> AttackFunction:
     def craft(batch: Batch) -> list[Tensor]:
-        goal, draws = untargeted(batch.labels), NoiseSeeds(batch.ids, SeedStream.ATTACK)
-        ask = bpda(plan.target, goal, draws, eot=plan.budget.eot, steps=plan.typical_steps)
-        return [plan.search([ask], batch, eps=eps, iterations=iterations)]
+        draws = NoiseSeeds(batch.ids, SeedStream.ATTACK)
+        goals = [untargeted(batch.labels, loss) for loss in losses]
+        asks = [bpda(plan.target, goal, draws, eot=plan.budget.eot, steps=plan.typical_steps) for goal in goals]
+        return [plan.search(asks, batch, eps=eps, iterations=iterations)]
 
     return craft

@@ -31,7 +31,7 @@ def cases(plan: Plan) -> Iterator[AttackCase | NotRun]:
             _craft(plan, defense, steps),
             by_label(plan.target),
             plan.eps,
-            plan.heavy,
+            plan.expensive_images,
             plan.noise_samples,
             settings=settings,
         )

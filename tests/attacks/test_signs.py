@@ -1,0 +1,42 @@
+import torch
+
+from fastdef.attacks import sign_hunter
+
+
+def linear(weights):
+    return lambda points: points.flatten(1) @ weights
+
+
+def test_with_enough_queries_it_finds_the_signs_of_a_linear_value():
+    weights = torch.randn(25, generator=torch.Generator().manual_seed(0)).double()
+    images = torch.full((3, 1, 5, 5), 0.5, dtype=torch.float64)
+
+    found = sign_hunter(linear(weights), images, eps=0.1, queries=1 + 1 + 2 + 4 + 8 + 16 + 25)
+
+    torch.testing.assert_close(found, images + 0.1 * weights.sign().view(1, 1, 5, 5))
+
+
+def test_it_asks_as_often_as_it_may_and_only_rises():
+    weights = torch.randn(64, generator=torch.Generator().manual_seed(0))
+    images, asked = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(1)), []
+
+    def value(points):
+        asked.append(linear(weights)(points))
+        return asked[-1]
+
+    found = sign_hunter(value, images, eps=0.05, queries=20, generator=torch.Generator().manual_seed(2))
+
+    assert len(asked) == 20
+    torch.testing.assert_close(linear(weights)(found), torch.stack(asked).amax(0))
+    assert (found - images).abs().max() <= 0.05 + 1e-6
+    assert 0 <= float(found.min()) <= float(found.max()) <= 1
+
+
+def test_one_query_gives_a_random_start_back():
+    images = torch.full((50, 1, 2, 2), 0.5)
+
+    found = sign_hunter(linear(torch.ones(4)), images, eps=0.1, queries=1, generator=torch.Generator().manual_seed(0))
+
+    signs = ((found - images) / 0.1).round().flatten(1)
+    assert bool((signs == signs[:, :1]).all())
+    assert 5 < int((signs[:, 0] > 0).sum()) < 45
