@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastdef.evaluation.afa import Strengths
 from fastdef.io import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _CHANNELS = 12  # lines that can still be told apart
 
@@ -16,6 +19,12 @@ def draw_strengths(models: Mapping[str, Strengths], path: Path, *, title: str) -
     Raises:
         ValueError: if the file cannot be written.
     """
+    with atomic_write(path) as temporary:
+        strengths_figure(models, title=title).savefig(temporary, format="png", dpi=120)
+
+
+def strengths_figure(models: Mapping[str, Strengths], *, title: str) -> "Figure":
+    """The picture, before it is written."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -32,8 +41,7 @@ def draw_strengths(models: Mapping[str, Strengths], path: Path, *, title: str) -
         axis.set_title(f"{name}: {what} of {last.layer}'s first channels", fontsize=9)
         axis.set_xlabel("eps, 255ths")
     figure.suptitle(title, fontsize=9)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    return figure
 
 
 def _accuracies(axis: Any, models: Mapping[str, Strengths]) -> None:

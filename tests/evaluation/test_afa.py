@@ -1,10 +1,11 @@
 import pytest
 import torch
 
-from fastdef.attacks import RATIOS
+from fastdef.attacks import RATIOS, adaptive_pgd
 from fastdef.data import Dataset
 from fastdef.evaluation import draw_strengths, evaluate_strengths, rounds, submodels
 from fastdef.evaluation.attack import Attack
+from fastdef.evaluation.figure import strengths_figure
 from fastdef.nn import branch, build, convert_to_afa, convert_to_multi_bn, fixed_fusing_weight, parse_architecture, tap
 
 EPS = (0.0, 8 / 255)
@@ -91,10 +92,22 @@ def test_the_channels_of_a_layer_without_a_plane_are_followed_too():
 
 
 def test_the_adaptive_attack_counts_the_images_that_stand_all_seven():
-    found = evaluate_strengths(convert_to_afa(branched()), data(), strengths=EPS, steps=2).strongest
+    model, dataset = convert_to_afa(branched()).eval(), data()
+    images, labels = dataset.floats(0, 24), dataset.labels
+    with torch.no_grad():
+        labels[:16] = model(images).argmax(1)[:16]  # right before the attack
+    stood = []
+    for ratio in RATIOS:
+        generator = torch.Generator().manual_seed(0)
+        how = {"eps": 1 / 255, "step": 1 / 255, "steps": 2, "ratio": ratio, "generator": generator}
+        with torch.no_grad():
+            stood.append(model(adaptive_pgd(model, images, labels, **how)).argmax(1) == labels)
+
+    found = evaluate_strengths(model, dataset, strengths=(0.0, 1 / 255), steps=2).strongest
 
     assert list(found)[:2] == ["FGSM", "C&W margin, PGD-2"]
-    assert found["adaptive PGD, images that stand all seven"].correct <= found["adaptive PGD, lowest of seven"].correct
+    assert found["adaptive PGD, images that stand all seven"].correct == int(torch.stack(stood).all(0).sum()) > 0
+    assert found["adaptive PGD, lowest of seven"].correct == min(int(one.sum()) for one in stood)
 
 
 @pytest.mark.parametrize("make", [plain, branched, lambda: convert_to_afa(branched())])
@@ -122,3 +135,27 @@ def test_a_picture_is_drawn_of_any_kind_of_model(tmp_path):
     draw_strengths(found, tmp_path / "out.png", title="noise")
 
     assert (tmp_path / "out.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_the_picture_shows_what_was_measured():
+    found = {
+        "plain": evaluate_strengths(plain(), data(), strengths=EPS, steps=1, parts=False),
+        "afa": evaluate_strengths(convert_to_afa(branched()), data(), strengths=EPS, steps=1, parts=False),
+    }
+
+    accuracy, weight, mean, variance = strengths_figure(found, title="noise").axes
+
+    for container, strengths in zip(accuracy.containers, found.values(), strict=True):
+        (row,) = strengths.rows.values()
+        line, _, (bars,) = container
+        assert line.get_xdata().tolist() == pytest.approx([0, 8])
+        assert line.get_ydata().tolist() == pytest.approx([100 * one.value for one in row])
+        assert bars.get_segments()[1][:, 1].tolist() == pytest.approx([100 * end for end in row[1].interval])
+    ((line, _, _),) = weight.containers
+    assert line.get_ydata().tolist() == pytest.approx([shift.w1[0] for shift in found["afa"].shifts])
+    for axis, what in ((mean, "mean"), (variance, "variance")):
+        assert len(axis.lines) == 12
+        shown = axis.lines[3].get_ydata().tolist()
+        assert shown == pytest.approx([getattr(shift, what)[3] for shift in found["afa"].shifts])
+    assert "255ths" in accuracy.get_xlabel()
+    assert "accuracy" in accuracy.get_ylabel()

@@ -1,5 +1,6 @@
 import copy
 import json
+from itertools import count
 
 import pytest
 import torch
@@ -132,3 +133,26 @@ def test_a_defense_in_the_place_of_its_model_is_refused(model, dataset):
 def test_an_unknown_loss_is_refused():
     with pytest.raises(ValueError, match="losses among cross_entropy, margin, got hinge"):
         Attack(losses=("hinge",))
+
+
+@pytest.mark.parametrize(("max_steps", "delta"), [(1, 1e-6), (3, 1.0), (4, None)])
+def test_unconverged_are_those_that_the_cap_cut_off(model, dataset, max_steps, delta):
+    defense = ActiveDefense(model, compile=False, beta=3.0, max_steps=max_steps)
+    defense.delta = delta or defense.calibrate(dataset.floats(0, 20), ratio=0.999)
+    converged = defense.defend(dataset.floats(0, 20)).converged
+
+    found = evaluate(model, dataset, defense=defense, attack=Attack(steps=1), batch_size=8)
+
+    row = next(row for row in found.rows if row.name == "clean, defended")
+    assert row.unconverged == int((~converged).sum()) == row.to_json()["unconverged"]
+    assert row.unconverged == {1e-6: 20, 1.0: 0}.get(delta, row.unconverged)
+
+
+def test_seconds_are_those_of_an_image(model, dataset, monkeypatch):
+    """The clock moves by one second between a look and the next: 8, 8 and 4 images take one each."""
+    clock = count()
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(clock)))
+
+    found = evaluate(model, dataset, attack=Attack(steps=1), batch_size=8)
+
+    assert [row.seconds for row in found.rows] == pytest.approx([3 / 20, 3 / 20])

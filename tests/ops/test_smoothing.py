@@ -194,3 +194,18 @@ def test_cuda_compiles_as_one_graph():
     compiled_gradient, f.grad = f.grad, None
     smoothing_loss(f * 2).sum().backward()
     torch.testing.assert_close(compiled_gradient, f.grad)
+
+
+def test_of_skewed_features_the_gradient_has_the_mean_of_the_signs():
+    """A few large values above many small ones: mean sign(F - m) is far from 0, and the gradient is autograd's."""
+    f = torch.rand((3, 40), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    f[:, :4] += 20
+    f.requires_grad_()
+    (expected,) = torch.autograd.grad((f - f.mean(1, keepdim=True)).abs().mean(1).sum(), f)
+
+    loss, mean, tilt = reference.smoothing(f.detach())
+
+    assert bool((tilt.abs() > 0.5).all())
+    torch.testing.assert_close(reference.smoothing_backward(torch.ones_like(loss), f.detach(), mean, tilt), expected)
+    torch.testing.assert_close(reference.smoothing_field(f.detach())[1] / 40, expected)
+    torch.testing.assert_close(expected.sum(1), torch.zeros(3, dtype=torch.float64))  # a shift of F changes no loss

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 import torch
 
@@ -134,3 +136,41 @@ def test_nearly_all_steps_are_useful(low, high):
 
     assert stats.useful == sum(needs) + len(needs)
     assert stats.useful / stats.slot_steps > 0.95
+
+
+def test_the_slots_that_shrank_grow_again_when_the_queue_fills_again():
+    pool, stats = made(1, 4, 16), Stats()
+    scheduler = Scheduler(pool, 0.0, stats)
+    for start in starts([200, *[1] * 15]):
+        scheduler.add(start)
+    while len(scheduler) > 1:
+        scheduler.advance()
+
+    before, more = [], starts([500] * 16)[1:]
+    for grown in (False, True):
+        for start in more if grown else []:
+            scheduler.add(start)
+        evaluations = stats.slot_steps
+        scheduler.advance()
+        before.append(stats.slot_steps - evaluations)
+
+    assert before[1] == 16 * before[0]  # from one slot to sixteen, as many steps a look
+
+
+def test_a_deadline_that_has_not_come_cuts_nothing():
+    far = time.monotonic() + 3600
+
+    ends = list(run(starts([40, 0, 7, 25, 3], deadline=far), made(2), 0.0))
+
+    assert sorted((end.id, end.steps) for end in ends) == [(0, 40), (1, 0), (2, 7), (3, 25), (4, 3)]
+    assert not any(end.expired for end in ends)
+    assert all(end.started for end in ends)
+
+
+def test_useful_evaluations_are_counted_one_by_one():
+    stats = Stats()
+
+    list(run(starts([3, 0, 5]), made(1), 0.0, stats))
+
+    assert stats.useful == 3 + 0 + 5 + 3
+    assert stats.slot_steps >= stats.useful
