@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastdef.checkpoint._config import KEY, read_config, write_config
+from fastdef.checkpoint._hub import fetch, is_on_hub
 from fastdef.checkpoint._source import describe, outline, with_memory
 from fastdef.checkpoint._tensors import Entry, assemble, compare
 from fastdef.io import atomic_write
@@ -89,7 +90,8 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu", so
     """Read a model file. Nothing in it is executed, and nothing allocated before its shapes are known to fit.
 
     Args:
-        path: a file that ``save`` wrote.
+        path: a file that ``save`` wrote; or one of the Hugging Face hub, ``hf://user/model``, with ``@revision`` or
+            ``/file.safetensors`` behind it where those are not ``main`` and ``model.safetensors``.
         device: where the model goes.
         source: ``package.module:function`` to build the network with, where the file says that code of one's own
             does. It is imported and called with the file's arguments; what the file names never is.
@@ -97,6 +99,7 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu", so
     Raises:
         ValueError: in one line, if the file is anything else, is damaged, needs a source, or the device is not there.
     """
+    path = fetch(path) if is_on_hub(path) else path
     _check_kind(path)
     try:
         config, model = _read(path, source)

@@ -12,6 +12,7 @@ from fastdef.cli._ranks import LOST, joined, tell
 from fastdef.cli.bench import defense, solvers
 from fastdef.cli.bench_formats import formats
 from fastdef.cli.calibrate import calibrate
+from fastdef.cli.card import card
 from fastdef.cli.defend import defend
 from fastdef.cli.demo import demo
 from fastdef.cli.evaluate import evaluate
@@ -19,6 +20,7 @@ from fastdef.cli.evaluate_adaptive import evaluate_adaptive
 from fastdef.cli.evaluate_afa import evaluate_afa
 from fastdef.cli.export import export
 from fastdef.cli.import_ import import_
+from fastdef.cli.info import info
 from fastdef.cli.layers import layers
 from fastdef.cli.serve import serve
 from fastdef.cli.train_afa import afa
@@ -41,6 +43,8 @@ app.command("evaluate-afa")(evaluate_afa)
 app.command()(defend)
 app.command()(serve)
 app.command()(layers)
+app.command()(info)
+app.command()(card)
 app.command()(calibrate)
 app.command()(export)
 app.command()(verify)

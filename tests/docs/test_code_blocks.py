@@ -38,10 +38,11 @@ SMALLER = {
     "224": "32",
     'budget="smoke")': 'budget="smoke", rows=[2])',
     "--batch-size 1024": "--batch-size 10",
+    "--branches 5": "--branches 2",
 }
 BRIEF = {
     "train": "--epochs 1 --batch-size 10 --limit 20 --no-compile",
-    "train afa": "--fusing-epochs 1 --branches 2",
+    "train afa": "--fusing-epochs 1",
     "calibrate": "--max-steps 4",
     "evaluate": "--limit 2 --steps 1 --no-compile",
     "evaluate-adaptive": "--budget smoke --rows 0,2 --limit 2 --no-compile",
