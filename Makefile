@@ -8,7 +8,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 # Inputs that Atheris gives each entrance.
 RUNS ?= 10000
 
-.PHONY: demo test test-slow fuzz fuzz-atheris lint docs audit clean
+.PHONY: demo test test-slow mutate fuzz fuzz-atheris lint docs audit clean
 
 demo: .venv/.core
 	@mkdir -p build
@@ -19,6 +19,11 @@ test: .venv/.dev
 
 test-slow: .venv/.dev .venv/.triton-server
 	$(PYTEST) --dist loadfile -m "slow and not gpu"
+
+# Hours; goes on where it was. Words narrow it down: make mutate WORDS=attacks/_losses
+mutate: .venv/.mutate
+	$(BIN)/python -m tools.mutate $(WORDS)
+	$(BIN)/python -m tools.mutate --report
 
 fuzz: .venv/.fuzz
 	$(PYTEST) --dist worksteal tests/fuzz --hypothesis-profile nightly
@@ -59,6 +64,10 @@ audit: .venv/.dev
 
 .venv/.fuzz: .venv/.dev
 	$(INSTALL) --editable ".[fuzz]"
+	@touch $@
+
+.venv/.mutate: .venv/.dev
+	$(INSTALL) --editable ".[mutate]"
 	@touch $@
 
 clean:

@@ -2,10 +2,13 @@ import io
 import json
 import random
 import threading
+import time
 
 import pytest
 import torch
 from PIL import Image
+
+from tests.waiting import wait_until
 
 SHAPE = (1, 12, 12)
 RAW = "application/octet-stream"
@@ -149,7 +152,13 @@ def test_an_image_whose_smoothing_never_began_is_503(serve, worker, defense, ima
     defense.noise = lambda *given: gate.wait(60) and noise(*given)
     worker.submit(images[0])
     server = serve(worker)
-    threading.Timer(0.3, gate.set).start()
+
+    def open_late():
+        wait_until(lambda: worker._unanswered == 2)
+        time.sleep(0.1)  # longer than the deadline
+        gate.set()
+
+    threading.Thread(target=open_late).start()
 
     status, headers, body = server.ask("POST", "/classify?deadline=0.05", raw(images[1]), content_type=RAW)
 

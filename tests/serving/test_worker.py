@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fastdef.serving import Closed, Full, Worker
+from tests.waiting import wait_until
 
 SHAPE = (1, 12, 12)
 
@@ -118,7 +119,7 @@ def test_what_is_cancelled_is_withdrawn_from_queue_and_slot(defense, images, rou
         for _ in range(100):
             worker.submit(images[5], id=rough, deadline=600.0).cancel()
         hard = [worker.submit(images[5], id=rough, deadline=600.0) for _ in range(waiting)]
-        time.sleep(0.2)
+        wait_until(lambda: not waiting or (sessions and sessions[0].unfinished >= defense.slots))
         for reply in hard:
             assert reply.cancel()
 
@@ -231,10 +232,3 @@ def test_out_of_memory_it_goes_on_with_fewer_slots_and_loses_nobody(defense, ima
 def test_bad_input_is_refused_when_it_comes(worker, image, options, message):
     with pytest.raises(ValueError, match=message):
         worker.submit(image, **options)
-
-
-def wait_until(true, seconds=30):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
