@@ -40,8 +40,8 @@ def _module(out: Path, name: str, file: str, *options: str) -> list[str]:
 
 
 def _benchmarks(out: Path) -> dict[str, list[str]]:
-    many = ("bench", "defense", "--batch", "128", "--half", "float16")
-    wide = (*many, "--count", "256", "--turns", "2", "--architecture", "wrn-28-10", "--ratio", "0.92", "--beta", "160")
+    many = ("bench", "defense", "--batch-size", "128", "--half", "float16")
+    wide = (*many, "--limit", "256", "--turns", "2", "--architecture", "wrn-28-10", "--ratio", "0.92", "--beta", "160")
     tests = ["-q", "--numprocesses", "8", "-m", "gpu", "-p", "no:cacheprovider", "-o", "filterwarnings=default"]
     return {
         "tests": [PYTHON, "-m", "pytest", *tests],
@@ -56,13 +56,13 @@ def _benchmarks(out: Path) -> dict[str, list[str]]:
         "training_fp32": _module(
             out, "benchmarks.bench_training", "training_fp32", "--architecture", "wrn-16-8", "--turns", "2"
         ),
-        "defense_shipped": _module(out, "fastdef", "defense_shipped", *many, "--count", "512", "--device", "cuda"),
+        "defense_shipped": _module(out, "fastdef", "defense_shipped", *many, "--limit", "512", "--device", "cuda"),
     }
 
 
 def _small(out: Path) -> dict[str, list[str]]:
     tiny = ("--architecture", "wrn-10-1", "--batch", "4", "--turns", "1")
-    shipped = ("bench", "defense", "--count", "8", "--turns", "1")
+    shipped = ("bench", "defense", "--limit", "8", "--turns", "1")
     return {
         "ceilings": _module(out, "benchmarks.bench_ceilings", "ceilings", "--batch", "1"),
         "smoothing": _module(out, "benchmarks.bench_smoothing", "smoothing", "--batch", "1"),

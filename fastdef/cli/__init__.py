@@ -1,6 +1,7 @@
 """The ``fastdef`` command: one file a subcommand, each parses, calls one library function, and prints."""
 
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import torch
@@ -31,31 +32,26 @@ from fastdef.distributed import RankLost
 app = typer.Typer(
     help="A compiled, high-performance defense runtime for image classifiers.",
     pretty_exceptions_enable=False,
-    add_completion=False,
     no_args_is_help=True,
 )
 train = typer.Typer(help="Train a classifier with a defense.", no_args_is_help=True)
 bench = typer.Typer(help="How fast it is here.", no_args_is_help=True)
-app.command()(demo)
-app.command()(evaluate)
-app.command("evaluate-adaptive")(evaluate_adaptive)
-app.command("evaluate-afa")(evaluate_afa)
-app.command()(defend)
-app.command()(serve)
-app.command()(layers)
-app.command()(info)
-app.command()(card)
-app.command()(calibrate)
-app.command()(export)
-app.command()(verify)
-app.command("import")(import_)
+_GROUPS: dict[str, dict[str, Callable[..., None]]] = {  # as --help has them
+    "Start here": {"demo": demo},
+    "Evaluate": {"evaluate": evaluate, "evaluate-adaptive": evaluate_adaptive, "evaluate-afa": evaluate_afa},
+    "Use": {"defend": defend, "serve": serve, "export": export, "verify": verify},
+    "Model files": {"info": info, "card": card, "import": import_, "layers": layers, "calibrate": calibrate},
+}
+for _group, _commands in _GROUPS.items():
+    for _name, _command in _commands.items():
+        app.command(_name, rich_help_panel=_group)(_command)
 train.command()(smoothing)
 train.command()(afa)
-bench.command("defense")(defense)
-bench.command("solvers")(solvers)
-bench.command("formats")(formats)
-app.add_typer(train, name="train")
-app.add_typer(bench, name="bench")
+bench.command()(defense)
+bench.command()(solvers)
+bench.command()(formats)
+app.add_typer(train, name="train", rich_help_panel="Train")
+app.add_typer(bench, name="bench", rich_help_panel="Measure")
 _SHARED = ("train", "evaluate", "evaluate-adaptive", "evaluate-afa")  # what several processes do together
 
 

@@ -10,18 +10,33 @@ from fastdef import distributed
 from fastdef.cli._shared import LARGEST
 from fastdef.data import Dataset, load_dataset, load_training
 
-Data = Annotated[str, typer.Option("--data", help="name of a data set")]
-Root = Annotated[Path | None, typer.Option(help="folder that holds it")]
-Download = Annotated[bool, typer.Option(help="fetch it from the hub")]
-Limit = Annotated[int | None, typer.Option(min=1, help="so many images, drawn at random, of each class its share")]
+PANEL = "Data"
+Data = Annotated[str, typer.Option("--data", help="name of a data set", rich_help_panel=PANEL)]
+Root = Annotated[Path | None, typer.Option(help="folder that holds it", rich_help_panel=PANEL)]
+Download = Annotated[bool, typer.Option(help="fetch it from the Hugging Face hub", rich_help_panel=PANEL)]
+Limit = Annotated[
+    int | None, typer.Option(min=1, help="so many images at random, stratified by class", rich_help_panel=PANEL)
+]
+Split = Annotated[str, typer.Option(help="train, fit, validation, test or all", rich_help_panel=PANEL)]
 Background = Annotated[
-    str | None, typer.Option(help="colour to put under images that are not opaque, such as white; refused without")
+    str | None,
+    typer.Option(
+        help="colour to put under images that are not opaque, such as white; refused without", rich_help_panel=PANEL
+    ),
 ]
 Order = Annotated[
-    str, typer.Option("--class-order", help="of folders that are classes: text, as torchvision has them, or number")
+    str,
+    typer.Option(
+        "--class-order",
+        help="of class folders: text, as torchvision has it, or number",
+        rich_help_panel=PANEL,
+    ),
 ]
 ImageSize = Annotated[
-    int | None, typer.Option("--size", min=1, max=LARGEST, help="height and width to scale images by class to")
+    int | None,
+    typer.Option(
+        "--size", min=1, max=LARGEST, help="height and width to scale images by class to", rich_help_panel=PANEL
+    ),
 ]
 
 

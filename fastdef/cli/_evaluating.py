@@ -12,14 +12,17 @@ from fastdef.defense import ActiveDefense
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
-Split = Annotated[str, typer.Option(help="train, fit, validation, test or all")]
-Eps = Annotated[float, typer.Option(help="radius of the attacks, in 255ths")]
-Delta = Annotated[float | None, typer.Option(help="threshold of the defense, if not its calibrated one")]
-MaxSteps = Annotated[int | None, typer.Option(min=1, help="steps of the defense an image may take")]
-OuterLoops = Annotated[int | None, typer.Option(min=1, help="runs of the defense averaged")]
-Undefended = Annotated[bool, typer.Option("--undefended", help="leave the defense out")]
+Eps = Annotated[float, typer.Option(help="radius of the attacks, in 255ths", rich_help_panel="Attack")]
+PANEL = "Defense"
+Delta = Annotated[float | None, typer.Option(help="threshold of L_F, if not the calibrated one", rich_help_panel=PANEL)]
+MaxSteps = Annotated[int | None, typer.Option(min=1, help="steps an image may take", rich_help_panel=PANEL)]
+OuterLoops = Annotated[int | None, typer.Option(min=1, help="runs of the defense averaged", rich_help_panel=PANEL)]
+Undefended = Annotated[bool, typer.Option("--undefended", help="leave the defense out", rich_help_panel=PANEL)]
 DType = Annotated[
-    str | None, typer.Option(help="of the defense's convolutions: float32, float16 or bfloat16", show_default="float32")
+    str | None,
+    typer.Option(
+        help="of the loop's convolutions: float32, float16 or bfloat16", show_default="float32", rich_help_panel=PANEL
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="of the attacks and of the defense's noise")]
 Json = Annotated[Path | None, typer.Option("--json", help="write the figures here")]

@@ -1,10 +1,12 @@
 """What the commands have in common."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, TypeVar
 
 import torch
 import typer
+from rich.console import Console
 
 from fastdef.checkpoint import Checkpoint
 from fastdef.cli._ranks import check_own_device
@@ -32,6 +34,13 @@ def check_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ValueError(f"--device needs a device that is there, got {name!r}: {reason}") from error
     return check_own_device(device)
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """A spinner on a terminal's stderr, for what takes a while and cannot say how long."""
+    with Console(stderr=True).status(what):
+        yield
 
 
 Number = TypeVar("Number", int, float)

@@ -29,8 +29,8 @@ def defense(
     architecture: Annotated[str | None, typer.Option(help="instead of a model: one with random weights")] = None,
     data: Annotated[str, typer.Option(help="name of a data set")] = "fashion-mnist",
     root: Annotated[Path, typer.Option(help="folder that holds it; the shipped images if not given")] = ASSETS,
-    count: Annotated[int, typer.Option(min=1, help="images")] = 256,
-    batch: Annotated[int, typer.Option(min=1, help="batch of the lockstep loops, slots of ours")] = 64,
+    limit: Annotated[int, typer.Option(min=1, help="images")] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="of the lockstep loops; slots of ours")] = 64,
     turns: Annotated[int, typer.Option(min=1, help="timed runs of each; the median counts")] = 3,
     beta: Annotated[float | None, typer.Option(help="step size, in place of the model file's")] = None,
     ratio: Annotated[float | None, typer.Option(help="calibrate the threshold to this part of the clean L_F")] = None,
@@ -41,7 +41,7 @@ def defense(
     figure: Annotated[Path | None, typer.Option(help="write the waterfall here, as PNG")] = None,
 ) -> None:
     """Active Defense from a paper's loop to ours, one technique at a time, on the same images in one run."""
-    dataset = Reading(root).load(data, "test", limit=count).to(check_device(device))
+    dataset = Reading(root).load(data, "test", limit=limit).to(check_device(device))
     images = dataset.floats(0, len(dataset))
     subject = _subject(model, architecture, dataset, device, {} if beta is None else {"beta": beta}, source)
     if ratio is not None:
@@ -50,7 +50,7 @@ def defense(
     if half not in dtypes:
         raise ValueError(f"--half needs to be among {', '.join(dtypes)}, got {half}")
     console = Console()
-    setting = Setting(subject, images, min(batch, len(images)), turns)
+    setting = Setting(subject, images, min(batch_size, len(images)), turns)
     report = bench_defense(setting, half=dtypes[half], step=lambda what: console.print(f"[dim]{what}[/dim]"))
     report["data"] = f"{dataset.name} {dataset.split}"
     report["model"] = str(model or architecture or "shipped")
@@ -111,12 +111,12 @@ def solvers(
     source: Source = None,
     data: Annotated[str, typer.Option(help="name of a data set")] = "fashion-mnist",
     root: Annotated[Path, typer.Option(help="folder that holds it; the shipped images if not given")] = ASSETS,
-    count: Annotated[int, typer.Option(min=1, help="images")] = 256,
+    limit: Annotated[int, typer.Option(min=1, help="images")] = 256,
     device: Device = DEFAULT_DEVICE,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
 ) -> None:
     """What an accelerated descent saves and what it changes, beside Algorithm 1 as written."""
-    dataset = Reading(root).load(data, "test", limit=count).to(check_device(device))
+    dataset = Reading(root).load(data, "test", limit=limit).to(check_device(device))
     path = model or ASSETS / "smoothing.safetensors"
     defense = ActiveDefense.from_checkpoint(load_for(path, dataset, device=device, source=source))
     report = bench_solvers(defense, dataset)

@@ -6,7 +6,9 @@ from typing import Annotated
 import typer
 
 from fastdef.cli._data import Background, Data, Download, ImageSize, Order, Reading, Root
-from fastdef.cli._shared import DEFAULT_DEVICE, Device, Source, check_device
+from fastdef.cli._evaluating import Json
+from fastdef.cli._shared import DEFAULT_DEVICE, Device, Source, check_device, working
+from fastdef.io import write_json
 from fastdef.training import calibrate as run
 
 
@@ -27,23 +29,27 @@ def calibrate(
     ratio: Annotated[float, typer.Option(help="the threshold over the clean L_F")] = 0.92,
     device: Device = DEFAULT_DEVICE,
     source: Source = None,
+    json_file: Json = None,
 ) -> None:
     """Set a model file's Active Defense from clean images. What is not given stays as the file has it."""
     check_device(device)
     dataset = Reading(root, download, background, class_order, size).load(data, split)
-    defense = run(
-        model,
-        dataset,
-        layer=layer,
-        sigma=sigma,
-        beta=beta,
-        max_steps=max_steps,
-        outer_loops=outer_loops,
-        ratio=ratio,
-        device=device,
-        source=source,
-    )
+    with working("calibrating"):
+        defense = run(
+            model,
+            dataset,
+            layer=layer,
+            sigma=sigma,
+            beta=beta,
+            max_steps=max_steps,
+            outer_loops=outer_loops,
+            ratio=ratio,
+            device=device,
+            source=source,
+        )
     typer.echo(f"wrote {model}: " + ", ".join(f"{name} {_short(value)}" for name, value in defense.items()))
+    if json_file is not None:
+        write_json(json_file, defense)
 
 
 def _short(value: object) -> str:

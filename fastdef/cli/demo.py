@@ -14,11 +14,11 @@ from fastdef.io import write_json
 def demo(
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
     figure: Annotated[Path | None, typer.Option(help="write a PNG of images and feature maps here")] = None,
-    count: Annotated[int, typer.Option(min=64, max=512, help="images used")] = 512,
+    limit: Annotated[int, typer.Option(min=64, max=512, help="images")] = 512,
 ) -> None:
     """Attack, defend and time shipped classifiers on shipped Fashion-MNIST test images. Trains nothing."""
     console = Console()
-    results = run(count=count, step=lambda what: console.print(f"[dim]{what}[/dim]"))
+    results = run(count=limit, step=lambda what: console.print(f"[dim]{what}[/dim]"))
     figures = results.to_json()
     console.print(_table(results))
     console.print(
@@ -27,8 +27,8 @@ def demo(
         f"{figures['device']}, {figures['threads']} threads, torch {figures['versions']['torch']}."
     )
     console.print(
-        f"The second line's attack does not know of the defense. {results.adaptive.sentence} More iterations and more "
-        "attacks get further: `fastdef evaluate-adaptive`, and the README on what this is worth.",
+        f"The second line's attack is static. {results.adaptive.sentence} More iterations and more "
+        "attacks get further: `fastdef evaluate-adaptive`, and docs/results.md on what this is worth.",
         highlight=False,
     )
     console.print(_afa_table(results))

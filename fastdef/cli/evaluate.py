@@ -1,4 +1,4 @@
-"""``fastdef evaluate``: accuracy against a static attack, by an attacker who does not know of the defense."""
+"""``fastdef evaluate``: accuracy against a static attack."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,7 @@ from rich.table import Table
 
 from fastdef import distributed
 from fastdef.checkpoint import load_for
-from fastdef.cli._data import Background, Data, Download, ImageSize, Limit, Order, Reading, Root
+from fastdef.cli._data import Background, Data, Download, ImageSize, Limit, Order, Reading, Root, Split
 from fastdef.cli._evaluating import (
     Delta,
     DType,
@@ -19,7 +19,6 @@ from fastdef.cli._evaluating import (
     MaxSteps,
     OuterLoops,
     Seed,
-    Split,
     Undefended,
     defense_of,
     defense_options,
@@ -61,8 +60,8 @@ def evaluate(
 ) -> None:
     """Print what a static attack leaves of a model, with counts and 95 % intervals.
 
-    The attack is crafted on the undefended classifier, by an attacker who does not know of the defense: an upper bound
-    that says little. What those leave who know of it is for ``fastdef evaluate-adaptive``. Status 1 says that the
+    The attack is computed on the undefended classifier, without regard to the defense: an upper bound that says little.
+    For adaptive attacks see ``fastdef evaluate-adaptive``. Status 1 says that the
     attack's gradients vanished, so that there is no figure.
     """
     options = defense_options(

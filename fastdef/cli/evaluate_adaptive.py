@@ -11,7 +11,7 @@ from rich.table import Table
 from fastdef import distributed
 from fastdef._validate import check_installed
 from fastdef.checkpoint import check_classes, load_for
-from fastdef.cli._data import Background, Data, Download, ImageSize, Limit, Order, Reading, Root
+from fastdef.cli._data import Background, Data, Download, ImageSize, Limit, Order, Reading, Root, Split
 from fastdef.cli._evaluating import (
     Delta,
     DType,
@@ -20,7 +20,6 @@ from fastdef.cli._evaluating import (
     MaxSteps,
     OuterLoops,
     Seed,
-    Split,
     Undefended,
     defense_of,
     defense_options,
@@ -67,8 +66,8 @@ def evaluate_adaptive(
 ) -> None:
     """Print what adaptive attacks leave of a model, with counts and 95 % intervals, and the lowest of it.
 
-    Their attackers know everything but the noise. The state is kept in the report's folder, and status 1 says that one
-    of the evaluation's checks on itself failed.
+    An adaptive attack uses everything but the noise. The state is kept in the report's folder. Status 1 says that
+    one of the evaluation's checks on itself failed.
     """
     options = defense_options(
         undefended=undefended, delta=delta, max_steps=max_steps, outer_loops=outer_loops, dtype=dtype

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from fastdef import distributed
 from fastdef.checkpoint import load_for
-from fastdef.cli._data import Background, Data, Download, ImageSize, Limit, Order, Reading, Root
+from fastdef.cli._data import Background, Data, Download, ImageSize, Limit, Order, Reading, Root, Split
 from fastdef.cli._evaluating import report_refusals
 from fastdef.cli._shared import DEFAULT_DEVICE, Device, Source, check_device, parse_list
 from fastdef.evaluation import Strengths, draw_strengths, evaluate_strengths, rounds
@@ -26,14 +26,14 @@ def evaluate_afa(
     background: Background = None,
     class_order: Order = "text",
     size: ImageSize = None,
-    split: Annotated[str, typer.Option(help="train, fit, validation, test or all")] = "test",
+    split: Split = "test",
     limit: Limit = None,
     eps: Annotated[str, typer.Option(help="strengths, in 255ths")] = "0,1,2,4,8",
     steps: Annotated[int, typer.Option(min=1, help="of PGD")] = 20,
     layer: Annotated[
         str | None, typer.Option(help="whose channels are followed over the strengths; the first group if not given")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="images attacked at once")] = 256,
     device: Device = DEFAULT_DEVICE,
     source: Source = None,
     seed: Annotated[int, typer.Option(min=0, help="of the random starts")] = 0,

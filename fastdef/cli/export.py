@@ -11,7 +11,7 @@ from fastdef._validate import check_installed
 from fastdef.assets import ASSETS
 from fastdef.checkpoint import Checkpoint, check_whole, load
 from fastdef.cli._data import Reading
-from fastdef.cli._shared import Size, Source, image_shape, parse_list
+from fastdef.cli._shared import Size, Source, image_shape, parse_list, working
 from fastdef.data import Dataset
 from fastdef.evaluation import Attack
 from fastdef.export.files import export_onnx
@@ -72,7 +72,9 @@ def export(
     dataset = (
         _images(Reading(root, size=size), data, split, 2 * limit if small else limit, shape) if check or small else None
     )
-    for path in export_onnx(checkpoint, out, shape=shape, dtype=_TYPES[dtype], masked=format == "tensorrt"):
+    with working("exporting"):
+        written = export_onnx(checkpoint, out, shape=shape, dtype=_TYPES[dtype], masked=format == "tensorrt")
+    for path in written:
         typer.echo(f"wrote {path} ({path.stat().st_size / 2**20:.1f} MiB)")
     if small and dataset is not None:
         _small(checkpoint, out, dataset)
@@ -82,7 +84,9 @@ def export(
         "tensorrt": lambda: export_engines(out, options=options),
     }
     if format in formats:
-        for path in formats[format]():
+        with working(f"writing {format}"):
+            written = formats[format]()
+        for path in written:
             typer.echo(f"wrote {path} ({path.stat().st_size / 2**20:.1f} MiB)")
     if triton_repository is not None:
         typer.echo(f"wrote {write_repository(out, triton_repository, name=name)}")
@@ -134,7 +138,9 @@ def _check(checkpoint: Checkpoint, out: Path, dataset: Dataset) -> None:
     images = dataset.floats(0, len(dataset))
     attacked = Attack()(checkpoint.model, images, dataset.labels)
     for name, given in (("clean", images), ("attacked", attacked)):
-        for finding in check_parity(checkpoint, out, given):
+        with working(f"comparing with PyTorch on {len(given)} {name} images; --no-check leaves this out"):
+            findings = check_parity(checkpoint, out, given)
+        for finding in findings:
             typer.echo(f"{len(given)} {name} images, {finding}")
             if not finding.holds:
                 raise ValueError(f"the exported files do not answer as PyTorch does on {name} images; first: {finding}")

@@ -15,7 +15,7 @@ from fastdef.io import write_json
 
 
 def info(
-    model: Annotated[Path, typer.Argument(help="a model file, or hf://user/model")],
+    model: Annotated[Path, typer.Argument(help="a model file, here or hf://user/model")],
     source: Source = None,
     json_file: Json = None,
 ) -> None:

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from fastdef.checkpoint import load_for
-from fastdef.cli._data import Background, Data, Download, ImageSize, Order, Reading, Root
+from fastdef.cli._data import PANEL, Background, Data, Download, ImageSize, Order, Reading, Root, Split
 from fastdef.cli._evaluating import Json
-from fastdef.cli._shared import DEFAULT_DEVICE, Device, Source, check_device
+from fastdef.cli._shared import DEFAULT_DEVICE, Device, Source, check_device, working
 from fastdef.defense import choose_layers
 from fastdef.io import write_json
 
@@ -23,7 +23,8 @@ def layers(
     background: Background = None,
     class_order: Order = "text",
     size: ImageSize = None,
-    limit: Annotated[int, typer.Option(min=2, help="images")] = 128,
+    split: Split = "test",
+    limit: Annotated[int, typer.Option(min=2, help="so many images at random", rich_help_panel=PANEL)] = 128,
     sigma: Annotated[float, typer.Option(min=0.0, help="half width of the noise, in pixel units")] = 0.075,
     seed: Annotated[int, typer.Option(help="of the noise")] = 0,
     device: Device = DEFAULT_DEVICE,
@@ -35,9 +36,10 @@ def layers(
     The order is of what noise does alone; whether smoothing helps is for ``fastdef evaluate-adaptive``.
     """
     place = check_device(device)
-    dataset = Reading(root, download, background, class_order, size).load(data, "test", limit=limit).to(place)
+    dataset = Reading(root, download, background, class_order, size).load(data, split, limit=limit).to(place)
     checkpoint = load_for(model, dataset, device=place, labels=False, source=source)
-    choices = choose_layers(checkpoint.model, dataset.floats(0, len(dataset)), sigma=sigma, seed=seed)
+    with working("measuring layers"):
+        choices = choose_layers(checkpoint.model, dataset.floats(0, len(dataset)), sigma=sigma, seed=seed)
     table = Table(title=f"{len(dataset)} images of {dataset.name}, noise of {sigma:g}")
     for column in ("layer", "M", "cost", "L_F", "noised", "lift", "beta"):
         table.add_column(column, justify="left" if column == "layer" else "right", overflow="fold")

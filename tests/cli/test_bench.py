@@ -60,6 +60,6 @@ def test_another_step_size_is_that_of_the_loop(run, monkeypatch):
 
     monkeypatch.setattr(sys.modules["fastdef.cli.bench"], "bench_defense", caught)
 
-    run("bench", "defense", "--beta", "40", "--count", "2", "--device", "cpu")
+    run("bench", "defense", "--beta", "40", "--limit", "2", "--device", "cpu")
 
     assert timed[0].beta == timed[0].solver.beta == 40.0

@@ -50,7 +50,7 @@ BRIEF = {
     "export": "--limit 2",
     "import": "--limit 4",
     "serve": "--no-compile",
-    "bench defense": "--architecture wrn-10-1 --count 4 --batch 2 --turns 1 --half none",
+    "bench defense": "--architecture wrn-10-1 --limit 4 --batch-size 2 --turns 1 --half none",
     "bench formats": "--architecture wrn-10-1 --batches 1 --turns 1",
 }
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -105,7 +105,7 @@ def test_an_adaptive_evaluation_keeps_its_units_and_goes_on(disk, models, data):
         ["evaluate", "MODEL", "DATA", "--steps", 1, "--limit", 2, "--no-compile"],
         ["evaluate-adaptive", "MODEL", "DATA", "--rows", "0", "--limit", 1],
         ["evaluate-afa", "MODEL", "DATA", "--steps", 1, "--limit", 2, "--eps", "0,8"],
-        pytest.param(["bench", "solvers", "--model", "MODEL", "DATA", "--count", 2], marks=pytest.mark.slow),
+        pytest.param(["bench", "solvers", "--model", "MODEL", "DATA", "--limit", 2], marks=pytest.mark.slow),
     ],
     ids=lambda command: "-".join(str(word) for word in command[:2]),
 )

@@ -39,7 +39,7 @@ COMMANDS = (
     (["evaluate-afa", "model.safetensors", "--data", "any", "--root", "data"], ["--steps", "1", "--eps", "0,8"]),
     (["export", "model.safetensors", "--out", "out"], ["--data", "none", "--check"]),
     (["serve", "model.safetensors"], ["--size", "0"]),
-    (["demo"], ["--count", "1"]),
+    (["demo"], ["--limit", "1"]),
     (["train", "smoothing", *_TRAIN], _BRIEF),
     (["train", "afa", *_TRAIN, "--branches", "2"], [*_BRIEF, "--fusing-epochs", "1"]),
     (["bench", "defense", "--root", "data", "--data", "any"], _MISSING),
