@@ -1,8 +1,9 @@
 """One attack of a row: how its images are made, and who answers them."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -56,8 +57,45 @@ class Predictions:
     answered: Tensor
 
 
-AttackFunction = Callable[[Batch], Sequence[Tensor]]
 Evaluate = Callable[[Batch, Tensor, int, SeedStream], Predictions]  # a batch, its attacked images, R, and who draws
+
+
+UNRECORDED = {"recorded": False}  # of a field that an attack needs and that is none of its settings
+
+
+@dataclass(frozen=True)
+class Attack(ABC):
+    """An attack of a row. Its fields are its settings: what it runs with is what is recorded.
+
+    Attributes:
+        plan: of the suite; not recorded here.
+    """
+
+    plan: "Plan" = field(repr=False, metadata=UNRECORDED)
+
+    @abstractmethod
+    def __call__(self, batch: Batch) -> Sequence[Tensor]:
+        """Candidates, each (N, C, H, W); of several the one is kept that is answered right least often."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every recorded field, by name."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.metadata.get("recorded", True)}
+
+
+@dataclass(frozen=True)
+class Kept(Attack):
+    """The images that another case has kept.
+
+    Attributes:
+        key: of that case.
+    """
+
+    key: str
+
+    def __call__(self, batch: Batch) -> Sequence[Tensor]:
+        """They alone, split into candidates of the batch's length."""
+        return batch.kept(self.key).split(len(batch.ids))
 
 
 @dataclass(frozen=True)
@@ -67,7 +105,7 @@ class AttackCase:
     Attributes:
         row: 0 to 7.
         name: of the attack.
-        craft: a batch to candidates, each (N, C, H, W); of several the one is kept that is answered right least often.
+        craft: the attack.
         evaluate: who answers, and what is right.
         eps: radius in pixel units.
         images: that it is made for, at most.
@@ -75,13 +113,12 @@ class AttackCase:
         counts: whether it is an attack within eps on what is deployed, and so may be the headline.
         keeps: its images stay in the journal, for another case.
         needs: the key of that other case, where this is the one that takes them.
-        settings: of the attack, for the record.
         view: what the attack and the evaluation both happen in.
     """
 
     row: int
     name: str
-    craft: AttackFunction
+    craft: Attack
     evaluate: Evaluate
     eps: float
     images: int
@@ -89,7 +126,6 @@ class AttackCase:
     counts: bool = True
     keeps: bool = False
     needs: str | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
     view: Callable[[], AbstractContextManager[object]] = nullcontext
 
     @property
@@ -164,11 +200,14 @@ class Plan:
         return None if self.target.defense is None else depths[len(depths) // 2]
 
     @property
-    def typical(self) -> dict[str, Any]:
-        """Settings of such an attack."""
-        draws = self.budget.eot if self.target.random else 1
-        gradient = "BPDA" if self.guarded else "autograd"
-        return {"gradient": gradient, "steps": self.typical_steps, "eot": draws, "iterations": self.budget.iterations}
+    def gradient(self) -> str:
+        """How an attack gets the gradient of what is deployed."""
+        return "BPDA" if self.guarded else "autograd"
+
+    @property
+    def eot(self) -> int:
+        """Draws that a gradient is the mean of: one where nothing is random."""
+        return self.budget.eot if self.target.random else 1
 
     def search(
         self, asks: Sequence[Query], batch: Batch, *, eps: float | None = None, iterations: int | None = None

@@ -36,11 +36,11 @@ def draw_curves(results: AdaptiveResults) -> str | None:
     _plot(left, lines, [line.case.eps * 255 for line in lines])
     left.set_xlabel("eps, in 255ths")
     left.set_ylabel("answered right, %")
-    lines = sorted(by_iterations, key=lambda line: line.case.settings["iterations"])
-    _plot(right, lines, [line.case.settings["iterations"] for line in lines])
+    lines = sorted(by_iterations, key=lambda line: line.case.craft.settings["iterations"])
+    _plot(right, lines, [line.case.craft.settings["iterations"] for line in lines])
     right.set_xlabel(f"iterations at eps {results.settings['eps'] * 255:g}/255")
     right.set_xscale("log")
-    right.set_xticks([line.case.settings["iterations"] for line in lines], minor=False)
+    right.set_xticks([line.case.craft.settings["iterations"] for line in lines], minor=False)
     right.set_xticks([], minor=True)
     right.xaxis.set_major_formatter("{x:g}")
     left.set_ylim(-2, 102)
@@ -119,7 +119,7 @@ def _answers(target: Target, dataset: Dataset, images: Tensor) -> list[str]:
 
 def _alike(line: Line, other: Line) -> bool:
     """Row 3's line with the attack of the curve, at the eps of the suite."""
-    settings, others = line.case.settings, other.case.settings
+    settings, others = line.case.craft.settings, other.case.craft.settings
     same = all(settings.get(name) == others.get(name) for name in ("steps", "eot", "iterations"))
     return line.case.row == 3 and settings.get("loss") == "cross-entropy" and same
 

@@ -57,7 +57,7 @@ class Line:
             **({} if self.score is None else self.score.to_json()),
             "seconds_to_attack_an_image": self.crafting,
             "seconds_to_answer_an_image": self.evaluating / self.case.noise_samples,
-            "settings": self.case.settings,
+            "settings": self.case.craft.settings,
         }
 
 

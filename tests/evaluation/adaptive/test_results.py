@@ -22,7 +22,7 @@ def line(row, name, right, of=20, *, loss=1.0, counts=False):
     answers = (torch.arange(of) < right)[:, None]
     none = torch.zeros_like(answers)
     predictions = Predictions(answers, none.int(), none, torch.full((of,), loss), ~none)
-    case = AttackCase(row, name, lambda batch: [], None, 8 / 255, of, 1, counts=counts)
+    case = AttackCase(row, name, sanity.Clean(None), None, 8 / 255, of, 1, counts=counts)
     return Line(case, Score.of(predictions), 0.0, 0.0, torch.zeros(0), [], [0])
 
 
@@ -85,6 +85,6 @@ def test_planted_examples_that_do_not_hold_are_not_judged():
 
 
 def test_where_none_could_be_planted_the_check_fails():
-    case = AttackCase(0, planted.PLANTED, lambda batch: [], None, 8 / 255, 6, 1, counts=False)
+    case = AttackCase(0, planted.PLANTED, sanity.Clean(None), None, 8 / 255, 6, 1, counts=False)
 
     assert passed(Line(case, None, 0.0, 0.0, torch.zeros(0), [], [0])) == {PLANTED: False}

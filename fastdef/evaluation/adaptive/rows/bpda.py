@@ -1,14 +1,15 @@
 """Row 3: Auto-PGD on what is deployed, BPDA and expectation over the noise, by three losses and lengths of the loop."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from fastdef.attacks import Goal, Query, cross_entropy, likeliest, margin, sign_hunter, targeted, untargeted
+from fastdef.attacks import Goal, cross_entropy, likeliest, margin, sign_hunter, targeted, untargeted
 from fastdef.evaluation.adaptive.alignment import ALIGNED
-from fastdef.evaluation.adaptive.attack_case import AttackCase, Batch, NotRun, Plan
+from fastdef.evaluation.adaptive.attack_case import Attack, AttackCase, Batch, NotRun, Plan
 from fastdef.evaluation.adaptive.bpda import bpda, iterates
 from fastdef.evaluation.adaptive.noise_seeds import NoiseSeeds, SeedStream
 from fastdef.evaluation.adaptive.score import by_label
@@ -25,73 +26,108 @@ def cases(plan: Plan) -> Iterator[AttackCase | NotRun]:
         yield NotRun(3, "BPDA", "no gradients")
         return
     depths: tuple[int | None, ...] = (None,) if defense is None else budget.depths
-    base = AttackCase(3, "", lambda batch: [], by_label(plan.target), plan.eps, plan.images, plan.noise_samples)
+    case = partial(AttackCase, 3, evaluate=by_label(plan.target), eps=plan.eps, noise_samples=plan.noise_samples)
+    effort = {"eot": plan.eot, "iterations": budget.iterations}
     for depth in depths:
         deepest = depth is not None and depth == max(budget.depths) > min(budget.depths)
         images = plan.expensive_images if deepest else plan.images
-        for kind, name in NAMES.items():
-            if kind == TARGETED and plan.classes < 4:
+        for loss, name in NAMES.items():
+            if loss == TARGETED and plan.classes < 4:
                 yield NotRun(3, name, f"its loss needs four classes, and there are {plan.classes}")
                 continue
             label = name if depth is None else f"{name} through {depth} steps"
-            settings = {**plan.typical, "steps": depth, "loss": kind}
-            yield replace(base, name=label, craft=_through(plan, kind, depth), images=images, settings=settings)
+            yield case(label, Through(plan, plan.gradient, loss, depth, **effort), images=images)
     if defense is not None:
         steps = budget.averaged_steps
-        settings = {**plan.typical, "gradient": "BPDA, mean over the iterates", "steps": steps}
         name = f"APGD-CE, mean gradient of {steps} steps"
-        yield replace(base, name=name, craft=_along(plan, steps), images=plan.expensive_images, settings=settings)
-
+        craft = Averaged(plan, "BPDA, mean over the iterates", steps, **effort)
+        yield case(name, craft, images=plan.expensive_images)
     if plan.alignment is not None and plan.alignment < ALIGNED:
-        settings = {"gradient": "signs estimated by flips of blocks", "queries": budget.estimates}
-        yield replace(base, name=ESTIMATED, craft=_estimated(plan), images=plan.expensive_images, settings=settings)
+        yield case(ESTIMATED, Estimated(plan, budget.estimates, plan.eot), images=plan.expensive_images)
 
 
-def _through(plan: Plan, kind: str, depth: int | None) -> Callable[[Batch], list[Tensor]]:
-    def craft(batch: Batch) -> list[Tensor]:
-        draws = NoiseSeeds(batch.ids, SeedStream.ATTACK)
+@dataclass(frozen=True)
+class Through(Attack):
+    """Auto-PGD by one loss, the loop cut after ``steps``.
 
-        def ask(goal: Goal) -> Query:
-            return bpda(plan.target, goal, draws, eot=plan.budget.eot, steps=depth)
+    Attributes:
+        gradient: how it is got, in words.
+        loss: a key of ``NAMES``.
+        steps: of the loop; None for all there are.
+        eot: draws that a gradient is the mean of.
+        iterations: of Auto-PGD.
+    """
 
-        return [plan.search([ask(goal) for goal in _goals(plan, kind, batch)], batch)]
+    gradient: str
+    loss: str
+    steps: int | None
+    eot: int
+    iterations: int
 
-    return craft
+    def __call__(self, batch: Batch) -> Sequence[Tensor]:
+        """The best points by each of the goals."""
+        draws, target = NoiseSeeds(batch.ids, SeedStream.ATTACK), self.plan.target
+        asks = [bpda(target, goal, draws, eot=self.eot, steps=self.steps) for goal in self._goals(batch)]
+        return [self.plan.search(asks, batch, iterations=self.iterations)]
+
+    def _goals(self, batch: Batch) -> list[Goal]:
+        if self.loss != TARGETED:
+            return [untargeted(batch.labels, cross_entropy if self.loss == "cross-entropy" else margin)]
+        logits = self.plan.target.answer(batch.images, NoiseSeeds(batch.ids, SeedStream.ATTACK).first()).logits
+        return [targeted(batch.labels, target) for target in likeliest(logits, batch.labels, self.plan.budget.targets)]
 
 
-def _along(plan: Plan, steps: int) -> Callable[[Batch], list[Tensor]]:
-    def craft(batch: Batch) -> list[Tensor]:
+@dataclass(frozen=True)
+class Averaged(Attack):
+    """Auto-PGD by the gradient averaged along the loop.
+
+    Attributes:
+        gradient: how it is got, in words.
+        steps: of the loop.
+        eot: draws that a gradient is the mean of.
+        iterations: of Auto-PGD.
+    """
+
+    gradient: str
+    steps: int
+    eot: int
+    iterations: int
+
+    def __call__(self, batch: Batch) -> Sequence[Tensor]:
+        """The best points."""
         draws, goal = NoiseSeeds(batch.ids, SeedStream.ATTACK), untargeted(batch.labels)
-        return [plan.search([iterates(plan.target, goal, draws, eot=plan.budget.eot, steps=steps)], batch)]
+        ask = iterates(self.plan.target, goal, draws, eot=self.eot, steps=self.steps)
+        return [self.plan.search([ask], batch, iterations=self.iterations)]
 
-    return craft
 
+@dataclass(frozen=True)
+class Estimated(Attack):
+    """The gradient's signs, estimated from answers: where the gradient that there is belongs to something else.
 
-def _estimated(plan: Plan) -> Callable[[Batch], list[Tensor]]:
-    """Of a random target the same few draws are asked every time, so that a difference is the flip's."""
-    count = plan.budget.eot if plan.target.random else 1
+    Of a random target the same few draws are asked every time, so that a difference is the flip's.
 
-    def craft(batch: Batch) -> list[Tensor]:
-        ids, labels = NoiseSeeds(batch.ids, SeedStream.ATTACK).next(torch.arange(len(batch.ids)), count), batch.labels
+    Attributes:
+        queries: answers that the estimate takes, of ``draws`` each.
+        draws: of the noise.
+    """
+
+    queries: int
+    draws: int
+
+    def __call__(self, batch: Batch) -> Sequence[Tensor]:
+        """The best points."""
+        plan, count = self.plan, self.draws
+        ids = NoiseSeeds(batch.ids, SeedStream.ATTACK).next(torch.arange(len(batch.ids)), count)
+        labels = batch.labels.repeat_interleave(count)
 
         def lead(points: Tensor) -> Tensor:
             logits = plan.target.logits(points.repeat_interleave(count, 0), ids, plan.typical_steps)
-            return _lead(logits, labels.repeat_interleave(count)).unflatten(0, (-1, count)).mean(1)
+            return _lead(logits, labels).unflatten(0, (-1, count)).mean(1)
 
-        generator = batch.generator()
-        return [sign_hunter(lead, batch.images, eps=plan.eps, queries=plan.budget.estimates, generator=generator)]
-
-    return craft
+        return [sign_hunter(lead, batch.images, eps=plan.eps, queries=self.queries, generator=batch.generator())]
 
 
 def _lead(logits: Tensor, labels: Tensor) -> Tensor:
     """(n,) by how much the likeliest other class leads the label."""
     label = logits.gather(1, labels[:, None])[:, 0]
     return logits.scatter(1, labels[:, None], -torch.inf).amax(1) - label
-
-
-def _goals(plan: Plan, kind: str, batch: Batch) -> list[Goal]:
-    if kind != TARGETED:
-        return [untargeted(batch.labels, cross_entropy if kind == "cross-entropy" else margin)]
-    logits = plan.target.answer(batch.images, NoiseSeeds(batch.ids, SeedStream.ATTACK).first()).logits
-    return [targeted(batch.labels, target) for target in likeliest(logits, batch.labels, plan.budget.targets)]

@@ -10,14 +10,15 @@ so that random search misses it, p lies beyond it by construction, and an attack
 the ball's dimensions at its disposal, passes it. One that does not is broken, or the pipeline hides its gradients.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from fastdef.attacks import Goal, predicted, sign_hunter
 from fastdef.evaluation.adaptive.alignment import log_odds, other_classes
-from fastdef.evaluation.adaptive.attack_case import AttackCase, Batch, Plan, Predictions
+from fastdef.evaluation.adaptive.attack_case import UNRECORDED, Attack, AttackCase, Batch, Plan, Predictions
 from fastdef.evaluation.adaptive.bpda import bpda
 from fastdef.evaluation.adaptive.noise_seeds import NoiseSeeds, SeedStream, noise_seeds
 
@@ -57,19 +58,37 @@ def planted(plan: Plan) -> AttackCase:
             readouts[batch.seed] = plant(plan, batch)
         return readouts[batch.seed]
 
-    return AttackCase(
-        0,
-        PLANTED,
-        lambda batch: [_craft(plan, batch, readout(batch))],
-        lambda batch, points, noise_samples, stream: _evaluate(
-            plan, batch, readout(batch), points, noise_samples, stream
-        ),
-        eps=plan.eps,
-        images=plan.expensive_images,
-        noise_samples=plan.reevaluations,
-        counts=False,
-        settings=plan.typical,
-    )
+    def evaluate(batch: Batch, points: Tensor, noise_samples: int, stream: SeedStream) -> Predictions:
+        return _evaluate(plan, batch, readout(batch), points, noise_samples, stream)
+
+    craft = Finds(plan, readout, plan.gradient, plan.typical_steps, plan.eot, plan.budget.iterations)
+    return AttackCase(0, PLANTED, craft, evaluate, plan.eps, plan.expensive_images, plan.reevaluations, counts=False)
+
+
+@dataclass(frozen=True)
+class Finds(Attack):
+    """Auto-PGD on the readout.
+
+    Attributes:
+        readout: of a batch.
+        gradient: how it is got, in words.
+        steps: of the loop; None for all there are.
+        eot: draws that a gradient is the mean of.
+        iterations: of Auto-PGD.
+    """
+
+    readout: Callable[[Batch], Readout] = field(repr=False, metadata=UNRECORDED)
+    gradient: str
+    steps: int | None
+    eot: int
+    iterations: int
+
+    def __call__(self, batch: Batch) -> Sequence[Tensor]:
+        """The best points."""
+        readout, draws = self.readout(batch), NoiseSeeds(batch.ids, SeedStream.ATTACK)
+        goal = Goal(readout, lambda logits, rows: readout(logits, rows) <= 0)
+        ask = bpda(self.plan.target, goal, draws, eot=self.eot, steps=self.steps)
+        return [self.plan.search([ask], batch, iterations=self.iterations)]
 
 
 def plant(plan: Plan, batch: Batch) -> Readout:
@@ -101,12 +120,6 @@ def _values(plan: Plan, batch: Batch, goal: Goal, points: Tensor, draws: range, 
     logits = plan.target.logits(points.repeat_interleave(count, 0), ids, plan.typical_steps)
     values = goal.loss(logits, rows).where(predicted(logits) >= 0, -torch.inf)  # no answer is no find
     return values.unflatten(0, (-1, count))
-
-
-def _craft(plan: Plan, batch: Batch, readout: Readout) -> Tensor:
-    goal = Goal(readout, lambda logits, rows: readout(logits, rows) <= 0)
-    draws = NoiseSeeds(batch.ids, SeedStream.ATTACK)
-    return plan.search([bpda(plan.target, goal, draws, eot=plan.budget.eot, steps=plan.typical_steps)], batch)
 
 
 def _evaluate(

@@ -4,15 +4,26 @@ As published, a single answer decides whether an attacked image was answered rig
 stood. So every candidate that it made is answered R times more, and the one that is answered right least often counts.
 """
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from fastdef.attacks import frozen_eval
 from fastdef.evaluation.adaptive import autoattack
-from fastdef.evaluation.adaptive.attack_case import AttackCase, Batch, NotRun, Plan, Predictions
+from fastdef.evaluation.adaptive.attack_case import (
+    UNRECORDED,
+    Attack,
+    AttackCase,
+    Batch,
+    Kept,
+    NotRun,
+    Plan,
+    Predictions,
+)
+from fastdef.evaluation.adaptive.budget import AutoAttackEffort
 from fastdef.evaluation.adaptive.noise_seeds import NoiseSeeds, SeedStream
 from fastdef.evaluation.adaptive.score import by_label
 from fastdef.evaluation.adaptive.target import Target
@@ -53,45 +64,48 @@ def cases(plan: Plan) -> Iterator[AttackCase | NotRun]:
     if plan.classes < 3:
         yield NotRun(7, "AutoAttack rand", f"its DLR loss needs three classes, and there are {plan.classes}")
         return
-    classifier = target.classifier
-    counted: dict[int, Tensor] = {}  # what AutoAttack counts as right in the batch that it has just attacked
-
-    def craft(batch: Batch) -> list[Tensor]:
-        through = Differentiable(target, NoiseSeeds(batch.ids, SeedStream.ATTACK), len(batch.ids))
-        with frozen_eval(classifier):
-            right, tried = autoattack.rand(
-                through, batch.images, batch.labels, eps=plan.eps, effort=budget.autoattack, seed=batch.seed
-            )
-        counted.clear()
-        counted[batch.seed] = right
-        return [torch.cat(tried)]
+    counted: dict[int, Tensor] = {}
+    effort = budget.autoattack
+    craft = Rand(plan, target.classifier, counted, effort.iterations, effort.eot, "APGD-CE, APGD-DLR")
 
     def published(batch: Batch, points: Tensor, noise_samples: int, stream: SeedStream) -> Predictions:
         right = counted[batch.seed][:, None].cpu()
         nothing = torch.zeros_like(right)
         return Predictions(right, nothing.int(), nothing, torch.zeros(len(right)), torch.ones_like(right))
 
-    effort = budget.autoattack
-    first = AttackCase(
-        7,
-        PUBLISHED,
-        craft,
-        published,
-        plan.eps,
-        plan.expensive_images,
-        1,
-        counts=False,  # the next line is the same run
-        keeps=True,
-        settings={"iterations": effort.iterations, "eot": effort.eot, "losses": "APGD-CE, APGD-DLR"},
-    )
+    # The first does not count: the second is the same run.
+    case = partial(AttackCase, 7, eps=plan.eps, images=plan.expensive_images)
+    first = case(PUBLISHED, craft, evaluate=published, noise_samples=1, counts=False, keeps=True)
     yield first
-    yield replace(
-        first,
-        name=ANEW,
-        craft=lambda batch: batch.kept(first.key).unflatten(0, (-1, len(batch.ids))).unbind(0),
-        evaluate=by_label(target),
-        noise_samples=plan.reevaluations,
-        counts=True,
-        keeps=False,
-        needs=first.key,
-    )
+    anew = Kept(plan, first.key)
+    yield case(ANEW, anew, evaluate=by_label(target), noise_samples=plan.reevaluations, needs=first.key)
+
+
+@dataclass(frozen=True)
+class Rand(Attack):
+    """AutoAttack's version for random defenses.
+
+    Attributes:
+        classifier: that it differentiates.
+        counted: by a batch's seed, which of the images it counts as right; of the last batch.
+        iterations: of its parts.
+        eot: draws that a gradient is the mean of.
+        losses: of its parts.
+    """
+
+    classifier: nn.Module = field(repr=False, metadata=UNRECORDED)
+    counted: dict[int, Tensor] = field(repr=False, metadata=UNRECORDED)
+    iterations: int
+    eot: int
+    losses: str
+
+    def __call__(self, batch: Batch) -> Sequence[Tensor]:
+        """All that it made, one after the other, as one."""
+        through = Differentiable(self.plan.target, NoiseSeeds(batch.ids, SeedStream.ATTACK), len(batch.ids))
+        effort = AutoAttackEffort(iterations=self.iterations, eot=self.eot)
+        attack = partial(autoattack.rand, eps=self.plan.eps, effort=effort, seed=batch.seed)
+        with frozen_eval(self.classifier):
+            right, tried = attack(through, batch.images, batch.labels)
+        self.counted.clear()
+        self.counted[batch.seed] = right
+        return [torch.cat(tried)]

@@ -1,13 +1,16 @@
 """Row 1: the model without its defense under AutoAttack, which the defense must beat; for AFA, its parts too."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
 
 from torch import Tensor, nn
 
 from fastdef.attacks import frozen_eval
 from fastdef.evaluation.adaptive import autoattack
-from fastdef.evaluation.adaptive.attack_case import AttackCase, Batch, NotRun, Plan
+from fastdef.evaluation.adaptive.attack_case import UNRECORDED, Attack, AttackCase, Batch, NotRun, Plan
+from fastdef.evaluation.adaptive.budget import AutoAttackEffort
 from fastdef.evaluation.adaptive.score import by_label
 from fastdef.evaluation.adaptive.target import FixedBatch, Target
 from fastdef.evaluation.afa import submodels
@@ -39,23 +42,32 @@ def _case(
 ) -> AttackCase:
     effort = plan.budget.autoattack
     attacked = FixedBatch(model, min(plan.budget.batch, plan.images), compile=True) if compile else model
+    craft = Standard(plan, model, attacked, effort.iterations, effort.targets, effort.queries)
+    evaluate, images = by_label(Target.plain(model)), plan.images
+    return AttackCase(1, name, craft, evaluate, plan.eps, images, 1, counts=counts, keeps=True, view=view)
 
-    def craft(batch: Batch) -> list[Tensor]:
-        with frozen_eval(model):
-            return [
-                autoattack.standard(attacked, batch.images, batch.labels, eps=plan.eps, effort=effort, seed=batch.seed)
-            ]
 
-    return AttackCase(
-        1,
-        name,
-        craft,
-        by_label(Target.plain(model)),
-        eps=plan.eps,
-        images=plan.images,
-        noise_samples=1,
-        counts=counts,
-        keeps=True,
-        settings={"iterations": effort.iterations, "targets": effort.targets, "queries": effort.queries},
-        view=view,
-    )
+@dataclass(frozen=True)
+class Standard(Attack):
+    """AutoAttack standard on a model alone.
+
+    Attributes:
+        model: that is attacked.
+        run: the same, as it is run.
+        iterations: of its parts.
+        targets: of its targeted parts.
+        queries: of its black box.
+    """
+
+    model: nn.Module = field(repr=False, metadata=UNRECORDED)
+    run: nn.Module = field(repr=False, metadata=UNRECORDED)
+    iterations: int
+    targets: int
+    queries: int
+
+    def __call__(self, batch: Batch) -> Sequence[Tensor]:
+        """Wrongly answered points, or the images."""
+        effort = AutoAttackEffort(self.iterations, self.targets, self.queries)
+        attack = partial(autoattack.standard, eps=self.plan.eps, effort=effort, seed=batch.seed)
+        with frozen_eval(self.model):
+            return [attack(self.run, batch.images, batch.labels)]

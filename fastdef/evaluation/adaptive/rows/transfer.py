@@ -1,12 +1,13 @@
 """Row 2: images attacked elsewhere, which is all that the papers' black-box tables ask of an attacker."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 from torch import Tensor, nn
 
 from fastdef.attacks import apgd, mifgsm, pgd
-from fastdef.evaluation.adaptive.attack_case import AttackCase, Batch, NotRun, Plan, key_of
+from fastdef.evaluation.adaptive.attack_case import UNRECORDED, Attack, AttackCase, Batch, Kept, NotRun, Plan, key_of
 from fastdef.evaluation.adaptive.rows.static import STATIC
 from fastdef.evaluation.adaptive.score import by_label
 
@@ -15,41 +16,49 @@ PGD = "PGD on the model without the defense"
 
 def cases(plan: Plan) -> Iterator[AttackCase | NotRun]:
     """Crafted on the undefended model, and on a surrogate."""
-    base = AttackCase(2, PGD, lambda batch: [], by_label(plan.target), plan.eps, plan.images, plan.noise_samples)
+    case = partial(
+        AttackCase,
+        2,
+        evaluate=by_label(plan.target),
+        eps=plan.eps,
+        images=plan.images,
+        noise_samples=plan.noise_samples,
+    )
     if plan.guarded and plan.model is not None:
         static = key_of(1, STATIC)
-        yield replace(base, craft=_crafted(_pgd, plan.model, plan))
-        yield replace(base, name="APGD-CE on the same", craft=_crafted(_apgd, plan.model, plan))
-        yield replace(base, name="AutoAttack on the same", craft=lambda batch: [batch.kept(static)], needs=static)
+        yield case(PGD, Transfer(plan, plan.model, "PGD", _STEPS))
+        yield case("APGD-CE on the same", Transfer(plan, plan.model, "APGD-CE", plan.budget.iterations))
+        yield case("AutoAttack on the same", Kept(plan, static), needs=static)
     if plan.surrogate is None:
         yield NotRun(2, "a surrogate's images", "no independent model was given")
         return
-    for name, attack in {"PGD": _pgd, "MI-FGSM": _mifgsm, "APGD-CE": _apgd}.items():
-        yield replace(base, name=f"{name} on the surrogate", craft=_crafted(attack, plan.surrogate, plan))
+    for name, steps in {"PGD": _STEPS, "MI-FGSM": 10, "APGD-CE": plan.budget.iterations}.items():
+        yield case(f"{name} on the surrogate", Transfer(plan, plan.surrogate, name, steps))
 
 
-_Attack = Callable[[nn.Module, Batch, Plan], Tensor]
+_STEPS = 20  # of PGD
 
 
-def _crafted(attack: _Attack, model: nn.Module, plan: Plan) -> Callable[[Batch], list[Tensor]]:
-    return lambda batch: [attack(model, batch, plan)]
+@dataclass(frozen=True)
+class Transfer(Attack):
+    """An attack on a model alone.
 
+    Attributes:
+        model: that is attacked.
+        attack: "PGD", "MI-FGSM" or "APGD-CE".
+        steps: that it takes.
+    """
 
-def _pgd(model: nn.Module, batch: Batch, plan: Plan) -> Tensor:
-    step = plan.eps / 4
-    return pgd(model, batch.images, batch.labels, eps=plan.eps, step=step, steps=20, generator=batch.generator())
+    model: nn.Module = field(repr=False, metadata=UNRECORDED)
+    attack: str
+    steps: int
 
-
-def _mifgsm(model: nn.Module, batch: Batch, plan: Plan) -> Tensor:
-    return mifgsm(model, batch.images, batch.labels, eps=plan.eps, step=plan.eps / 10, steps=10)
-
-
-def _apgd(model: nn.Module, batch: Batch, plan: Plan) -> Tensor:
-    return apgd(
-        model,
-        batch.images,
-        batch.labels,
-        eps=plan.eps,
-        iterations=plan.budget.iterations,
-        generator=batch.generator(),
-    )
+    def __call__(self, batch: Batch) -> Sequence[Tensor]:
+        """The points that it ends at, or the best of Auto-PGD."""
+        eps, generator = self.plan.eps, batch.generator()
+        attacks = {
+            "PGD": partial(pgd, step=eps / 4, steps=self.steps, generator=generator),
+            "MI-FGSM": partial(mifgsm, step=eps / 10, steps=self.steps),
+            "APGD-CE": partial(apgd, iterations=self.steps, generator=generator),
+        }
+        return [attacks[self.attack](self.model, batch.images, batch.labels, eps=eps)]
