@@ -14,6 +14,7 @@ from fastdef.attacks import RATIOS, adaptive_pgd, frozen_eval, predicted, step_s
 from fastdef.data import Dataset
 from fastdef.evaluation.accuracy import Accuracy
 from fastdef.evaluation.attack import Attack, gradients_vanished
+from fastdef.evaluation.batches import spans
 from fastdef.evaluation.shift import Shift, Watch
 from fastdef.nn import AFA2d, MultiBatchNorm2d, branch, first_group, fixed_fusing_weight
 
@@ -221,8 +222,9 @@ class _Batches:
         return torch.cat(distributed.all_gather_shards(list(self._own(model, craft, watch))))
 
     def _own(self, model: nn.Module, craft: _Craft, watch: "Watch | None") -> Iterator[Tensor]:
-        for number in distributed.shard(-(-len(self.dataset) // self._size)):
-            start, stop = number * self._size, min((number + 1) * self._size, len(self.dataset))
+        parts = spans(len(self.dataset), self._size)
+        for number in distributed.shard(len(parts)):
+            start, stop = parts[number]
             images, labels = self.dataset.floats(start, stop), self.dataset.labels[start:stop]
             batch = self._seed * 1_000_003 + number
             generator = torch.Generator(images.device).manual_seed(batch)

@@ -22,6 +22,7 @@ from fastdef.attacks import (
 )
 from fastdef.data import Dataset
 from fastdef.evaluation.accuracy import Accuracy
+from fastdef.evaluation.batches import spans
 
 Classifier = Callable[[Tensor], Tensor]  # (N, C, H, W) images -> (N, classes) logits
 
@@ -167,8 +168,9 @@ def attacked_batches(model: Classifier, dataset: Dataset, attack: Attack, *, bat
 
 
 def _attacked(model: Classifier, dataset: Dataset, attack: Attack, size: int) -> Iterator[Batch]:
-    for number in distributed.shard(-(-len(dataset) // size)):
-        start, stop = number * size, min((number + 1) * size, len(dataset))
+    parts = spans(len(dataset), size)
+    for number in distributed.shard(len(parts)):
+        start, stop = parts[number]
         images, labels = dataset.floats(start, stop), dataset.labels[start:stop]
         attacked = attack.run(model, images, labels, batch=number)
         yield Batch(images, attacked.images, labels, torch.arange(start, stop), attacked.vanished, attacked.gradients)

@@ -28,6 +28,7 @@ from fastdef.evaluation.adaptive.results import AdaptiveResults, Line
 from fastdef.evaluation.adaptive.rows import blackbox, bpda, papers, rand, sanity, static, transfer, unrolled
 from fastdef.evaluation.adaptive.score import Score, lowest
 from fastdef.evaluation.adaptive.target import FixedBatch, Target
+from fastdef.evaluation.batches import spans
 
 _BY_AUTOATTACK = {1, 6, 7}
 _ALIGNED_ON = 4  # images that the attacks' gradient is held against finite differences on
@@ -209,8 +210,7 @@ class _Worker:
         return (list(self._cases).index(case.key) + number) % distributed.world_size()
 
     def _spans(self, case: AttackCase) -> Iterator[tuple[int, tuple[int, int]]]:
-        count, size = self._count(case), self._budget.batch
-        return enumerate((start, min(start + size, count)) for start in range(0, count, size))
+        return enumerate(spans(self._count(case), self._budget.batch))
 
     def _work(self, case: AttackCase, number: int, start: int, stop: int) -> Unit:
         images, labels = self._dataset.floats(start, stop), self._dataset.labels[start:stop]
