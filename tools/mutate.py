@@ -1,6 +1,7 @@
 """Mutation testing by cosmic-ray: which changes of a line does no test notice?
 
-    python -m tools.mutate [WORD ...]     run what is left of the modules whose path has one of the words, or of all
+    python -m tools.mutate [WORD ...]     test the mutants that are left, and the survivors again, of the modules whose
+                                          path has one of the words, or of all
     python -m tools.mutate --report       counts and survivors of what was run, as a table for docs/testing.md
 
 Each module is mutated in a copy of the tree under build/mutate and tested by the tests that mirror it. A session is a
@@ -87,8 +88,15 @@ def run(module: str) -> None:
         call("-m", "cosmic_ray.cli", "init", str(config), str(session), cwd=tree)
         call("-m", "cosmic_ray.tools.filters.operators_filter", str(session), str(config), cwd=tree)
         shutil.copy(ROOT / module, original)
+    forget_survivors(session)
     call("-m", "cosmic_ray.cli", "exec", str(config), str(session), cwd=tree)
     shutil.rmtree(tree)
+
+
+def forget_survivors(session: Path) -> None:
+    """Have them tested again: there may be a test for them by now."""
+    with sqlite3.connect(session) as database:
+        database.execute("delete from work_results where test_outcome = 'SURVIVED'")
 
 
 def copy(tree: Path) -> None:

@@ -39,6 +39,10 @@ def test_the_margin_is_flat_once_the_wrong_class_leads_by_the_confidence(confide
     assert margin(torch.tensor([[0.0, 60.0]]), torch.tensor([0])).tolist() == [0]
 
 
+def test_the_margin_is_to_the_largest_other_logit_though_all_of_them_are_negative():
+    assert margin(torch.tensor([[2.0, -4.0, -1.0, -9.0]]), torch.tensor([0])).tolist() == [-(2 + 1 + 50)]
+
+
 @pytest.mark.parametrize("loss", [dlr, lambda logits, labels: targeted_dlr(logits, labels, torch.tensor([1, 2]))])
 def test_dlr_is_blind_to_the_scale_of_the_logits(loss):
     torch.testing.assert_close(loss(1000 * LOGITS, LABELS), loss(LOGITS, LABELS))

@@ -1,6 +1,7 @@
 import torch
 
 from fastdef.attacks import sign_hunter
+from fastdef.attacks._signs import blocks
 
 
 def linear(weights):
@@ -40,3 +41,13 @@ def test_one_query_gives_a_random_start_back():
     signs = ((found - images) / 0.1).round().flatten(1)
     assert bool((signs == signs[:, :1]).all())
     assert 5 < int((signs[:, 0] > 0).sum()) < 45
+
+
+def test_blocks_halve_until_they_are_single_values_and_begin_again():
+    found = [(block.start, block.stop) for _, block in zip(range(13), blocks(5), strict=False)]
+
+    assert found[:3] == [(0, 5), (0, 2), (2, 5)]
+    assert [start for start, _ in found[3:7]] == [0, *(stop for _, stop in found[3:6])]
+    assert found[6][1] == 5
+    assert found[7:12] == [(k, k + 1) for k in range(5)]
+    assert found[12] == (0, 5)

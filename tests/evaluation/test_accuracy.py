@@ -23,3 +23,8 @@ def test_counts_add_up():
 def test_impossible_counts_are_refused(correct, count):
     with pytest.raises(ValueError, match="correct"):
         Accuracy(correct, count)
+
+
+@pytest.mark.parametrize(("correct", "value"), [(0, 0.0), (7, 1.0)])
+def test_none_and_all_may_be_right(correct, value):
+    assert Accuracy(correct, 7).value == value
