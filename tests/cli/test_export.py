@@ -47,7 +47,7 @@ def test_small_classifiers_come_with_their_accuracy(run, model_file, tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        (["--size", "20"], "images of (1, 20, 20)"),
+        (["--size", "20"], "holds fashion-mnist in 28 x 28"),
         (["--format", "coreml"], "--format needs to be among onnx, openvino, pt2, tensorrt, got 'coreml'"),
         (["--batches", "1;2"], "--batches needs three sizes"),
         (["--batches", "4,2,1"], "three rising batches"),

@@ -32,8 +32,8 @@ WAYS_IN = {
         lambda folder, checkpoint, images: cost(folder, images, torch.zeros(9)),
         "classifier.int8.onnx",
     ),
-    "the engines' builder": (lambda folder, *_: export_engines(folder, names=["noised"]), "noised.onnx"),
-    "the server's repository": (lambda folder, *_: write_repository(folder, folder / "models"), "defended.onnx"),
+    "the engines' builder": (lambda folder, *_: export_engines(folder, names=["noised"]), "noised.masked.onnx"),
+    "the server's repository": (lambda folder, *_: write_repository(folder, folder / "models"), "step.onnx"),
 }
 
 
