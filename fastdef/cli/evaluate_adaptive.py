@@ -55,6 +55,7 @@ def evaluate_adaptive(
     dtype: DType = None,
     report: Annotated[Path | None, typer.Option(help="folder of the evaluation's state and report")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the folder's work")] = False,
+    open_: Annotated[bool, typer.Option("--open", help="show the report in a browser")] = False,
     compile: Annotated[
         bool | None,
         typer.Option(help="torch.compile the defense's step", show_default="but for the smoke budget"),
@@ -73,7 +74,7 @@ def evaluate_adaptive(
         undefended=undefended, delta=delta, max_steps=max_steps, outer_loops=outer_loops, dtype=dtype
     )
     eps, numbers = radius(eps), parse_list(rows, int, option="--rows", needs="numbers from 0 to 7")
-    _check(budget, report, resume=resume)
+    _check(budget, report, resume=resume, open_=open_)
     place = check_device(device)
     dataset = Reading(root, download, background, class_order, size).load(data, split, limit=limit).to(place)
     how = {"seed": seed, "compile": budget != "smoke" if compile is None else compile}
@@ -101,7 +102,10 @@ def evaluate_adaptive(
     _print(results)
     if report is not None and distributed.rank() == 0:
         name = model.stem if model.stem != "model" else model.resolve().parent.name
-        Console().print(f"wrote {write_report(results, report, target, dataset, name=name)}", highlight=False)
+        page = write_report(results, report, target, dataset, name=name)
+        Console().print(f"wrote {page}", highlight=False)
+        if open_:
+            typer.launch(str(page))
     if json_file is not None and distributed.rank() == 0:
         write_json(json_file, results.to_json())
     if not results.passed:
@@ -133,11 +137,13 @@ def table(results: AdaptiveResults) -> Table:
     return lines
 
 
-def _check(budget: str, report: Path | None, *, resume: bool) -> None:
+def _check(budget: str, report: Path | None, *, resume: bool, open_: bool) -> None:
     if budget not in BUDGETS:
         raise ValueError(f"--budget needs one of {', '.join(BUDGETS)}, got {budget!r}")
     if resume and report is None:
         raise ValueError("--resume needs the --report folder of the run that it goes on with")
+    if open_ and report is None:
+        raise ValueError("--open needs a --report folder, whose page it shows")
     if report is not None:
         check_installed("jinja2", extra="eval", where="the report of the adaptive evaluation")
 

@@ -9,6 +9,7 @@ from fastdef._validate import check_installed
 from fastdef._version import VERSION
 from fastdef.data import Dataset
 from fastdef.evaluation.adaptive.budget import AutoAttackEffort
+from fastdef.evaluation.adaptive.first_screen import bars, pictures
 from fastdef.evaluation.adaptive.pictures import draw_curves, draw_examples, draw_steps
 from fastdef.evaluation.adaptive.results import AdaptiveResults
 from fastdef.evaluation.adaptive.rows import sanity
@@ -114,4 +115,6 @@ def _page(results: AdaptiveResults, target: Target, dataset: Dataset, *, name: s
         curves=draw_curves(results),
         steps=draw_steps(results),
         examples=draw_examples(results, target, dataset),
+        bars=bars(results),
+        pictures=pictures(results, target, dataset),
     )

@@ -110,7 +110,7 @@ class AdaptiveResults:
 
     @property
     def sentence(self) -> str:
-        """What the strongest attacker achieves, in words."""
+        """What the strongest attack leaves, in words."""
         line = self.headline
         if line is None or line.score is None:
             return "No attack within eps was run: nothing can be said of what this is worth."
@@ -118,8 +118,8 @@ class AdaptiveResults:
         low, high = Accuracy(round(figure * count), count).interval
         eps = line.case.eps * 255
         said = (
-            f"An attacker with row {line.case.row}'s {line.case.name} leaves {figure:.1%} of the images "
-            f"answered right within eps {eps:g}/255 ({count} images, 95 % interval {low:.1%} to {high:.1%})."
+            f"The strongest attack, row {line.case.row}'s {line.case.name}, leaves an accuracy of {figure:.1%} "
+            f"within eps {eps:g}/255 ({count} images, 95 % interval {low:.1%} to {high:.1%})."
         )
         if line.score.noise_samples > 1:
             said += " It was chosen by half of the noise samples and judged by the others."
@@ -127,7 +127,7 @@ class AdaptiveResults:
         if clean is not None and clean.score is not None:
             said += f" Clean images: {clean.score.mean:.1%}."
         if naive is not None and naive.score is not None:
-            said += f" An attacker who does not know of the defense leaves {naive.score.mean:.1%}."
+            said += f" A static attack leaves {naive.score.mean:.1%}."
         if static is not None and static.score is not None:
             said += f" Without the defense AutoAttack leaves {static.score.mean:.1%}."
         return said

@@ -9,6 +9,7 @@ import pytest
 
 from fastdef.evaluation.adaptive import Target, evaluate_adaptive, write_report
 from fastdef.evaluation.adaptive.budget import AutoAttackEffort
+from fastdef.evaluation.adaptive.first_screen import bars, pictures
 from fastdef.evaluation.adaptive.rows import sanity
 
 
@@ -35,10 +36,36 @@ def test_the_page_begins_with_the_plain_sentence_and_has_every_line(made):
     text = html.unescape(page.read_text())
 
     assert found.sentence in text
-    assert text.index(found.sentence) < text.index("<table>")
+    assert text.index(found.sentence) < text.index("<h2>")
     assert all(line.label in text for line in found.lines if line.score)
     assert "a &lt;model&gt;" in page.read_text()
     assert all(case.reason in text for case in found.not_run)
+
+
+def test_the_first_screen_has_the_headline_a_bar_for_each_row_and_one_image_in_three_states(made, defense, dataset):
+    found, page, _ = made
+    text = html.unescape(page.read_text())
+    first = text[: text.index("<h2>")]
+
+    drawn = bars(found)
+    (headline,) = [bar for bar in drawn if bar.kind == "headline"]
+    assert headline.mean == found.headline.score.judgement
+    assert f">{100 * headline.mean:.1f} %<" in first
+    assert drawn[0].label == "clean images"
+    assert len(drawn) == 1 + len({line.case.row for line in found.lines if line.score and line.case.row})
+    for bar in drawn:
+        assert bar.low <= bar.mean <= bar.high
+        assert f"width: {100 * bar.mean:.1f}%" in first
+    counting = {line.case.row: [] for line in found.lines if line.score and line.case.counts}
+    for line in found.lines:
+        if line.score and line.case.counts:
+            counting[line.case.row].append(line.score.mean)
+    lowest = {row: min(means) for row, means in counting.items() if row != found.headline.case.row}
+    assert {int(bar.label[0]): bar.mean for bar in drawn if bar.kind == "counts"} == lowest
+    titles = [picture.title for picture in pictures(found, Target.defended(defense), dataset)]
+    assert titles == ["clean", "attacked", "attacked, after the defense"]
+    assert first.count("data:image/png;base64,") == 3
+    assert "<details><summary>Settings" in text
 
 
 def test_json_and_csv_have_the_same_lines(made):
@@ -70,7 +97,7 @@ def test_a_failed_check_stands_at_the_top(made, defense, dataset, tmp_path):
 
     page = write_report(broken, tmp_path, Target.defended(defense), dataset, name="x").read_text()
 
-    assert page.index("at best an upper bound") < page.index("The suite's checks")
+    assert page.index("at best an upper bound") < page.index("The evaluation's checks")
     assert "at best an upper bound" not in made[1].read_text()
 
 
