@@ -126,6 +126,32 @@ def defense() -> str:
     return _table(["WRN-16-4, 256 CIFAR-10 (JPEG) images, slots of 64", "images/s", "x naive", "useful steps"], rows)
 
 
+def growth() -> str:
+    """Cost of a step by batch, size and width."""
+    axes = _read("defense-wrn-16-4.json")["growth"]
+    names = {"batch": "images in a batch", "size": "pixels a side", "width": "width of the network"}
+    rows = [[names[axis], ", ".join(f"{at}: {ms:.2f}" for at, ms in found.items())] for axis, found in axes.items()]
+    return _table(["from WRN-10-2, 32 x 32, batch 64", "ms of a step, an image"], rows)
+
+
+def price() -> str:
+    """What an image costs without the defense, with it, and where an attack aims at its time."""
+    lines = {line["name"]: line for line in _read("adaptive-smoothing/report.json")["lines"]}
+    chosen = {
+        "undefended": "AutoAttack standard, without the defense",
+        "defended, clean": "clean",
+        "defended, attacked through 10 steps": "APGD-CE through 10 steps",
+        "defended, attacked to be slow": "slow down",
+    }
+    plain = lines[chosen["undefended"]]["seconds_to_answer_an_image"]
+    rows = []
+    for name, line in chosen.items():
+        seconds = lines[line]["seconds_to_answer_an_image"]
+        steps = "" if name == "undefended" else f"{lines[line]['steps_median']}, {lines[line]['steps_most']}"
+        rows.append([name, f"{1e3 * seconds:.2f}", f"{seconds / plain:.0f}", steps])
+    return _table(["the shipped WRN-10-2", "ms an image", "x undefended", "steps, median and most"], rows)
+
+
 def solvers() -> str:
     """The paper's descent beside ours."""
     rows = []
@@ -223,6 +249,8 @@ _FUNCTIONS = (
     formats,
     formats_wrn_16_4,
     defense,
+    growth,
+    price,
     solvers,
     agreement,
     sweep,
