@@ -24,8 +24,8 @@ from fastdef.nn import architecture_of
 def evaluate(subject: ActiveDefense | nn.Module, dataset: Dataset, *, attack: Attack | None = None) -> Evaluation:
     """Accuracy on clean and on attacked images, undefended and, for a defense, defended.
 
-    The attack is crafted on the undefended classifier: the weakest attacker there is. See
-    :func:`fastdef.evaluate_adaptive` for those who know of the defense.
+    The attack is computed on the undefended classifier: the weakest there is. See :func:`fastdef.evaluate_adaptive` for
+    adaptive ones.
 
     Args:
         subject: a defense, or a classifier in eval mode.
@@ -43,7 +43,7 @@ def evaluate(subject: ActiveDefense | nn.Module, dataset: Dataset, *, attack: At
 def evaluate_adaptive(
     subject: ActiveDefense | nn.Module, dataset: Dataset, *, budget: str = "smoke", **options: Any
 ) -> AdaptiveResults:
-    """What attackers leave who know of the defense, as ``fastdef evaluate-adaptive`` does.
+    """What adaptive attacks leave, as ``fastdef evaluate-adaptive`` does.
 
     Args:
         subject: a defense, or a classifier that answers for itself.

@@ -18,6 +18,7 @@ from fastdef.io import atomic_write
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 CPU = ROOT / "benchmarks" / "results" / "cpu-2-cores"
+PICTURES = {ROOT / "docs" / "assets" / name: CPU / name for name in ("demo.png", "strengths.png")}
 _MARKED = re.compile(r"(<!-- (?:table|text) (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -275,13 +276,16 @@ def filled(text: str) -> str:
 
 
 def write() -> None:
-    """Write every page whose figures have changed."""
+    """Write every page whose figures have changed, and the pictures that the site has copies of."""
     texts = {page: page.read_text() for page in PAGES}
     check(texts.values())
     for page, text in texts.items():
         if filled(text) != text:
             with atomic_write(page) as temporary:
                 temporary.write_text(filled(text))
+    for copy, picture in PICTURES.items():
+        with atomic_write(copy) as temporary:
+            temporary.write_bytes(picture.read_bytes())
 
 
 def _read(name: str) -> Any:

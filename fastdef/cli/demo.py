@@ -55,7 +55,7 @@ def _table(results: Demo) -> Table:
     headline = results.adaptive.headline
     if headline is not None and headline.score is not None:
         score = headline.score
-        name = f"attacks that know the defense, {score.count} images"
+        name = f"adaptive attacks, {score.count} images"
         table.add_row(
             name,
             "",

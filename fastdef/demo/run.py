@@ -21,7 +21,7 @@ from fastdef.evaluation.adaptive import BUDGETS, AdaptiveResults, Target, evalua
 ASSETS = Path(fastdef.__file__).parent / "assets"
 EPS = 8 / 255
 STRENGTHS_ON = 256  # images that the AFA model is attacked on
-BUDGET = replace(  # an attacker who knows the defense, for a minute
+BUDGET = replace(  # adaptive attacks, for a minute
     BUDGETS["smoke"], images=48, expensive_share=0.25, iterations=20, patience=5, depths=(10,), averaged_steps=10
 )
 TIMED = 64  # images that both loops smooth for the clock: one full batch of the naive loop
@@ -40,7 +40,7 @@ class Demo:
         classes: names of the classes.
         undefended: logits of the images and of the attacked images.
         defended: what the defense made of both.
-        adaptive: what attackers who know the defense leave of some of the images: row 3 of the adaptive evaluation.
+        adaptive: what adaptive attacks leave of some of the images: row 3 of the adaptive evaluation.
         naive_seconds: the naive loop on ``TIMED`` attacked images, median.
         seconds: ours on the same, median.
         afa: the shipped AFA model under attacks of every strength.
@@ -111,7 +111,7 @@ def run(*, count: int = 512, model: Path = ASSETS / "smoothing.safetensors", ste
     clean = defense.defend(images)
     step("defending: attacked images")
     recovered = defense.defend(attacked)
-    step(f"defending: against attackers who know the defense, {BUDGET.images} images")
+    step(f"defending: against adaptive attacks, {BUDGET.images} images")
     adaptive = evaluate_adaptive(Target.defended(defense), dataset, budget=BUDGET, rows=[3])
     step("timing: the naive loop and ours on the same images")
     naive_seconds, seconds = _time(defense, attacked[:TIMED])

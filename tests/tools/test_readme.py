@@ -24,5 +24,10 @@ def test_each_table_has_one_place():
             readme.check(texts)
 
 
+@pytest.mark.parametrize("copy", readme.PICTURES, ids=lambda copy: copy.name)
+def test_the_site_has_the_pictures_of_the_results(copy):
+    assert copy.read_bytes() == readme.PICTURES[copy].read_bytes()
+
+
 def test_the_readme_fits_on_three_screens():
     assert len(TEXTS["README.md"].splitlines()) <= 150

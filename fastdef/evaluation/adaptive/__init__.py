@@ -1,4 +1,4 @@
-"""What a defense is worth against attackers who know it: rows of attacks, and the strongest as the headline."""
+"""What a defense is worth against adaptive attacks: rows of them, and the strongest as the headline."""
 
 from fastdef.evaluation.adaptive.budget import BUDGETS as BUDGETS
 from fastdef.evaluation.adaptive.budget import Budget as Budget
