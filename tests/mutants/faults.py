@@ -1,4 +1,4 @@
-"""Faults that would flatter a defense, or lie about a figure; each was once made on purpose and survived all tests."""
+"""Faults that would flatter a defense, or lie about a figure. Nearly all of them once survived every test."""
 
 from typing import NamedTuple
 
@@ -193,6 +193,13 @@ FAULTS = [
         ".sign() - _column(tilt, f)",
         ".sign()",
         "tests/ops/test_smoothing.py -k skewed",
+    ),
+    Fault(
+        "in half precision the direction is 1.6 times too long",
+        "fastdef/runtime/trace.py",
+        "        (direction,) = torch.autograd.grad(features, images, field)\n",
+        "        (direction,) = torch.autograd.grad(features, images, field if dtype.itemsize > 2 else 1.6 * field)\n",
+        "tests/runtime/test_trace.py -k half",
     ),
     Fault(
         "gradients that are zero are not seen",

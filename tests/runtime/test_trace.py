@@ -156,7 +156,7 @@ def test_traced_step_computes_nothing_for_weights_and_folds_every_inner_batch_no
     assert targets.count("aten.rsqrt.default") == 0
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.02), (torch.bfloat16, 0.08)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.05), (torch.bfloat16, 0.12)])
 def test_half_precision_convolutions_keep_loss_and_direction_in_single(dtype, tolerance):
     torch.manual_seed(0)
     network = prefix(trained(WideResNet(10, 2, in_channels=3)), "block1")
@@ -166,8 +166,10 @@ def test_half_precision_convolutions_keep_loss_and_direction_in_single(dtype, to
 
     expected_loss, expected = traced_step(network, images)(images)
     assert loss.dtype == direction.dtype == torch.float32
-    torch.testing.assert_close(loss, expected_loss, rtol=tolerance, atol=0)
-    assert (direction - expected).norm() < 10 * tolerance * expected.norm()  # signs flip near ties
+    torch.testing.assert_close(loss, expected_loss, rtol=tolerance / 20, atol=0)
+    assert (direction - expected).norm() < tolerance * expected.norm()  # signs flip near ties
+    length = (direction * expected).sum() / expected.square().sum()
+    assert abs(length - 1) < tolerance / 10  # those that flip do not make it longer
 
 
 def test_a_model_in_training_mode_is_refused():
