@@ -13,7 +13,6 @@ import threading
 import time
 
 import pytest
-import tomllib
 
 from fastdef.cli import main
 from fastdef.defense import ActiveDefense
@@ -53,7 +52,8 @@ BRIEF = {
     "bench defense": "--architecture wrn-10-1 --limit 4 --batch-size 2 --turns 1 --half none",
     "bench formats": "--architecture wrn-10-1 --batches 1 --turns 1",
 }
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+_TABLE = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+EXTRAS = set(re.findall(r"^(\w+) = \[", _TABLE, re.MULTILINE))  # without tomllib, which Python 3.10 lacks
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
@@ -151,7 +151,7 @@ class Reader:
                 assert set(targets) <= TARGETS, targets
             case ["pip", "install", *what]:
                 extras = set(re.findall(r"[\w-]+", "".join(re.findall(r"\[(.*?)\]", " ".join(what)))))
-                assert extras <= set(PROJECT["optional-dependencies"]), extras
+                assert extras <= EXTRAS, extras
             case ["curl", *arguments]:
                 self._curl(arguments)
             case ["torchrun", *arguments]:
