@@ -96,6 +96,7 @@ def serve(
     queue_size: int = 256,
     grace: float = 35.0,
     background: str | None = None,
+    resize: bool = False,
 ) -> None:
     """Serve POST /classify, KServe v2, /docs, /health and /metrics until told to stop, as ``fastdef serve`` does.
 
@@ -110,6 +111,7 @@ def serve(
         queue_size: images that may wait for a slot.
         grace: seconds for what was accepted, when told to stop.
         background: colour to put under images that are not opaque, such as "white"; they are refused without.
+        resize: scale image files of another size.
 
     Raises:
         ValueError: for images that the model does not take, or a missing package.
@@ -122,7 +124,7 @@ def serve(
     names = _classes(defense.model, shape, classes)
     worker = Worker(defense, shape, queue_size=queue_size)
     worker.warm()
-    app = application(worker, classes=names, shape=shape, grace=grace, background=background)
+    app = application(worker, classes=names, shape=shape, grace=grace, background=background, resize=resize)
     run(Config(lambda: app, host=host, port=port, timeout_graceful_shutdown=math.ceil(grace) + 5))
 
 

@@ -23,6 +23,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes one that is free")] = 8000,
     size: Size = None,
     background: Background = None,
+    resize: Annotated[bool, typer.Option("--resize", help="scale image files of another size")] = False,
     workers: Annotated[int, typer.Option(min=1, help="processes, each with the model and its slots")] = 1,
     queue: Annotated[int, typer.Option(min=1, help="images that may wait for a slot")] = 256,
     slots: Annotated[int, typer.Option(min=1, help="images in flight")] = 64,
@@ -62,6 +63,7 @@ def serve(
             "grace": grace,
             "replay": replay,
             "background": background,
+            "resize": resize,
         },
     )
     run(

@@ -42,8 +42,9 @@ class LayerChoice:
 def choose_layers(model: nn.Module, images: Tensor, *, sigma: float = 0.075, seed: int = 0) -> list[LayerChoice]:
     """Every layer that could be smoothed, the best first: the one whose L_F noise lifts most, within half a forward.
 
-    A layer can be if it is called once, on the way of a batch, and gives (N, C, H, W) features. The order is of what
-    noise does alone; whether smoothing helps against an attack is for ``fastdef evaluate-adaptive``.
+    A layer can be if it is called once, on the way of a batch, gives (N, C, H, W) features, and has a convolution or a
+    matrix product at or before it: the normalized image is none. The order is of what noise does alone; whether
+    smoothing helps against an attack is for ``fastdef evaluate-adaptive``.
 
     Args:
         model: a classifier in eval mode.
@@ -65,9 +66,10 @@ def choose_layers(model: nn.Module, images: Tensor, *, sigma: float = 0.075, see
     noised = clean + noise.to(clean)
     whole = _flops(lambda: forward(model, clean[:1]))
     names = _candidates(model, clean[:2])
-    if not names:
-        raise ValueError("choose_layers needs a layer that is called once and gives (N, C, H, W) features, got none")
     measured = [_measured(model, name, clean, noised, whole) for name in names]
+    measured = [choice for choice in measured if choice.cost > 0]
+    if not measured:
+        raise ValueError("choose_layers needs a layer that is called once and gives (N, C, H, W) features, got none")
     choices = {(choice.features, choice.cost, choice.loss): choice for choice in reversed(measured)}  # the outermost
     return sorted(choices.values(), key=lambda choice: (choice.cost > _LARGEST_SHARE, -choice.lift))
 

@@ -33,6 +33,7 @@ def application(
     grace: float | None = None,
     replay: bool = False,
     background: str | None = None,
+    resize: bool = False,
 ) -> FastAPI:
     """``/classify``, ``/health``, ``/metrics``, and the protocol of KServe v2. Closes the worker when it shuts down.
 
@@ -53,6 +54,7 @@ def application(
         replay: let a request choose its ``id``, which its noise hangs on, and tell it in the answer. Not where an
             attacker might ask: who chooses the noise has half an attack.
         background: colour to put under an image that is not opaque, such as "white"; it is refused without.
+        resize: scale image files of another size (bilinear, antialiased) where they would be refused.
 
     Raises:
         ValueError: for what is no colour.
@@ -87,7 +89,9 @@ def application(
     async def classify(request: Request) -> JSONResponse:
         try:
             decoder = Decoder(background)
-            image = await read_image(request, shape, most=max_bytes, seconds=body_seconds, decoder=decoder)
+            image = await read_image(
+                request, shape, most=max_bytes, seconds=body_seconds, decoder=decoder, resize=resize
+            )
             service.metrics.treat(decoder.counts)
             deadline, id = number(request, "deadline", float), number(request, "id", int)
             if id is not None and not replay:

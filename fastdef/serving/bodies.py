@@ -57,7 +57,7 @@ def _too_large(most: int, got: int) -> Refusal:
 
 
 async def read_image(
-    request: Request, shape: tuple[int, int, int], *, most: int, seconds: float, decoder: Decoder
+    request: Request, shape: tuple[int, int, int], *, most: int, seconds: float, decoder: Decoder, resize: bool = False
 ) -> Tensor:
     """The image of a request, (C, H, W) float32: an image file, raw float32, JSON, or a form with one file.
 
@@ -69,7 +69,7 @@ async def read_image(
     kind = request.headers.get("content-type", "")
     if kind.startswith(_FORM):
         body, kind = await _file_of_form(request, body)
-    return await asyncio.to_thread(_image, body, kind, shape, decoder)
+    return await asyncio.to_thread(_image, body, kind, shape, decoder, resize)
 
 
 async def _file_of_form(request: Request, body: bytes) -> tuple[bytes, str]:
@@ -94,10 +94,11 @@ async def _file_of_form(request: Request, body: bytes) -> tuple[bytes, str]:
         await form.close()
 
 
-def _image(body: bytes, kind: str, shape: tuple[int, int, int], decoder: Decoder) -> Tensor:
+def _image(body: bytes, kind: str, shape: tuple[int, int, int], decoder: Decoder, resize: bool) -> Tensor:
     kind = kind.partition(";")[0].strip().lower()
     if kind in IMAGE_TYPES:
-        return decode_image(body, channels=shape[0], size=shape[1:], name="the body", decoder=decoder)
+        size = shape[1], shape[2]
+        return decode_image(body, channels=shape[0], size=size, resize=resize, name="the body", decoder=decoder)
     if kind == _RAW:
         if len(body) != 4 * math.prod(shape):
             raise ValueError(f"needs {4 * math.prod(shape)} bytes of float32 for {shape}, got {len(body)}")

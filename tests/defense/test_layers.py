@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from fastdef.defense import ActiveDefense, choose_layers
-from fastdef.nn import WideResNet
+from fastdef.nn import Normalize, WideResNet
 
 
 class Network(nn.Module):
@@ -30,6 +30,12 @@ def test_a_layer_that_is_called_once_and_gives_a_map_is_a_choice(images):
     assert choice.features == 8 * 10 * 10
     assert choice.cost == pytest.approx(8 * 27 * 100 / (8 * 27 * 100 + 8 * 4))
     assert choice.beta == pytest.approx(80 * 800 / (160 * 32 * 32))
+
+
+def test_the_normalized_image_is_no_layer(images):
+    model = nn.Sequential(Normalize([0.5] * 3, [0.2] * 3), Network()).eval()
+
+    assert [choice.name for choice in choose_layers(model, images)] == ["1.stem"]
 
 
 def test_the_figures_are_of_the_images_and_of_their_noise(images):

@@ -46,6 +46,21 @@ def test_every_form_of_an_image_gets_the_same_answer(serve, worker, images):
     assert abs(sum(answered[0]["probabilities"]) - 1) < 1e-5
 
 
+def test_an_image_file_of_another_size_is_scaled_where_the_server_says_so(serve, worker, defense):
+    file = io.BytesIO()
+    Image.new("L", (24, 24), 100).save(file, "PNG")
+
+    status, _, body = serve(worker, replay=True, resize=True).ask(
+        "POST", "/classify?id=7", file.getvalue(), content_type="image/png"
+    )
+
+    same = torch.full(SHAPE, 100 / 255)
+    expected = defense.defend(same[None], ids=torch.tensor([7]))
+    assert status == 200
+    assert json.loads(body)["steps"] == int(expected.steps)
+    torch.testing.assert_close(torch.tensor(json.loads(body)["probabilities"]), expected.logits[0].exp())
+
+
 def test_a_request_s_image_is_what_a_viewer_shows(serve, worker):
     server = serve(worker, replay=True, background="white")
     bodies = []
