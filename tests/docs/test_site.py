@@ -10,6 +10,7 @@ import fastdef
 from tools.readme import PAGES, ROOT
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+GIVEN = ("run/", "report/", "deployed/", "user/")  # what a reader makes
 MARKDOWN = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
 
 
@@ -50,6 +51,14 @@ def test_what_a_page_links_to_is_there(page):
         file = (page.parent / target) if target else page
         assert file.exists(), link
         assert not anchor or anchor in anchors(file.read_text()), link
+
+
+@pytest.mark.parametrize("page", MARKDOWN, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_files_that_a_page_names_are_there(page):
+    """As `fastdef/nn/_afa.py` or, of the package, `runtime/session.py`; `NAME` stands for any name."""
+    for name in re.findall(r"`((?:[\w.-]+/)+[\w.-]+\.(?:py|md|json|safetensors|ipynb))`", page.read_text()):
+        if not name.startswith(GIVEN) and "NAME" not in name:
+            assert (ROOT / name).exists() or (ROOT / "fastdef" / name).exists(), name
 
 
 def anchors(text):
