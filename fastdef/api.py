@@ -97,8 +97,9 @@ def serve(
     grace: float = 35.0,
     background: str | None = None,
     resize: bool = False,
+    page: bool | None = None,
 ) -> None:
-    """Serve POST /classify, KServe v2, /docs, /health and /metrics until told to stop, as ``fastdef serve`` does.
+    """Serve POST /classify, KServe v2, /docs, /health, /metrics and a page, as ``fastdef serve``, until told to stop.
 
     Who may ask a server twice should meet other noise: give the defense ``seed=None``.
 
@@ -112,20 +113,24 @@ def serve(
         grace: seconds for what was accepted, when told to stop.
         background: colour to put under images that are not opaque, such as "white"; they are refused without.
         resize: scale image files of another size.
+        page: show the defense at ``/``, to whoever has the link that is logged; if not given, where ``host`` is a
+            loopback address. What it shows helps an attacker.
 
     Raises:
         ValueError: for images that the model does not take, or a missing package.
     """
     try:
-        from fastdef.serving import Worker, application
+        from fastdef.serving import Page, Worker, application, make_token
         from fastdef.serving.run import Config, run
     except ImportError as error:
         raise ValueError(f"serve needs {error.name}: pip install 'fastdef[serve]'") from error
     names = _classes(defense.model, shape, classes)
     worker = Worker(defense, shape, queue_size=queue_size)
     worker.warm()
-    app = application(worker, classes=names, shape=shape, grace=grace, background=background, resize=resize)
-    run(Config(lambda: app, host=host, port=port, timeout_graceful_shutdown=math.ceil(grace) + 5))
+    token = make_token(page, host)
+    shown = None if token is None else Page(token, defense)
+    app = application(worker, classes=names, shape=shape, grace=grace, background=background, resize=resize, page=shown)
+    run(Config(lambda: app, host=host, port=port, token=token, timeout_graceful_shutdown=math.ceil(grace) + 5))
 
 
 def _checkpoint(

@@ -34,24 +34,30 @@ def serve(
     keep_alive: Annotated[int, typer.Option(min=1, help="seconds an idle connection is kept")] = 5,
     connections: Annotated[int, typer.Option(min=1, help="open at a time, for each worker")] = 512,
     grace: Annotated[float, typer.Option(min=0, help="seconds for what was accepted, once it has to stop")] = 35.0,
+    page: Annotated[
+        bool | None, typer.Option("--page/--no-page", help="show the defense at /; if --host is a loopback address")
+    ] = None,
     replay: Annotated[bool, typer.Option("--replay", help="let requests choose the id of their noise")] = False,
     seed: Annotated[int | None, typer.Option(min=0, help="of the noise, with --replay; else the system's")] = None,
     compile: Annotated[bool, typer.Option(help="torch.compile the step")] = True,
     device: Device = DEFAULT_DEVICE,
     source: Source = None,
 ) -> None:
-    """Serve POST /classify (image files, raw float32, JSON, forms), KServe v2, /docs, /health and /metrics."""
+    """Serve POST /classify (image files, raw float32, JSON, forms), KServe v2, /docs, /health, /metrics and a page."""
     try:
+        from fastdef.serving import make_token
         from fastdef.serving.run import Config, run
     except ImportError as error:
         raise ValueError(f"serve needs {error.name}: pip install 'fastdef[serve]'") from error
     if seed is not None and not replay:
         raise ValueError("--seed is for --replay: without it nobody may know the noise")
     Decoder(background)  # refuses what is no colour before a process starts
+    token = make_token(page, host)
     options = {} if max_steps is None else {"max_steps": max_steps}
     make = partial(
         _application,
         model,
+        token=token,
         size=size,
         device=device,
         source=source,
@@ -74,6 +80,7 @@ def serve(
             workers=workers,
             connections=connections,
             head_seconds=body_seconds,
+            token=token,
             timeout_keep_alive=keep_alive,
             timeout_graceful_shutdown=math.ceil(grace) + 5,  # the worker is done before
         )
@@ -83,6 +90,7 @@ def serve(
 def _application(
     model: Path,
     *,
+    token: str | None,
     size: int | None,
     device: str,
     source: str | None,
@@ -91,10 +99,12 @@ def _application(
     http: dict[str, Any],
 ) -> "FastAPI":
     """The application of a model file, warm; its options by who takes them."""
-    from fastdef.serving import Worker, application
+    from fastdef.serving import Page, Worker, application
 
     checkpoint = load(model, device=check_device(device), source=source)
     shape = image_shape(checkpoint, size)
-    answering = Worker(ActiveDefense.from_checkpoint(checkpoint, **defense), shape, **worker)
+    defended = ActiveDefense.from_checkpoint(checkpoint, **defense)
+    answering = Worker(defended, shape, **worker)
     answering.warm()
-    return application(answering, classes=checkpoint.classes, shape=shape, name=model.stem, **http)
+    page = None if token is None else Page.of_file(token, defended, model)
+    return application(answering, classes=checkpoint.classes, shape=shape, name=model.stem, page=page, **http)

@@ -16,6 +16,7 @@ from fastdef.serving.bodies import IMAGE_TYPES, Refusal, number, read_image
 from fastdef.serving.kserve import kserve
 from fastdef.serving.lingering import Lingering
 from fastdef.serving.metrics import Metrics
+from fastdef.serving.page import Page, page_routes
 from fastdef.serving.worker import Worker
 
 _KINDS = (*IMAGE_TYPES, "application/octet-stream", "application/json", "multipart/form-data")
@@ -34,6 +35,7 @@ def application(
     replay: bool = False,
     background: str | None = None,
     resize: bool = False,
+    page: Page | None = None,
 ) -> FastAPI:
     """``/classify``, ``/health``, ``/metrics``, and the protocol of KServe v2. Closes the worker when it shuts down.
 
@@ -55,6 +57,7 @@ def application(
             attacker might ask: who chooses the noise has half an attack.
         background: colour to put under an image that is not opaque, such as "white"; it is refused without.
         resize: scale image files of another size (bilinear, antialiased) where they would be refused.
+        page: shown at ``/``. Its data, such as smoothed images, help an attacker: whoever has its token gets them.
 
     Raises:
         ValueError: for what is no colour.
@@ -70,6 +73,8 @@ def application(
     app = FastAPI(title="fastdef", lifespan=lifespan, redoc_url=None)
     app.state.close = partial(worker.close, grace)
     app.include_router(kserve(service))
+    if page is not None:
+        app.include_router(page_routes(service, page, background))
     app.add_middleware(Lingering, seconds=body_seconds)
 
     @app.exception_handler(Refusal)

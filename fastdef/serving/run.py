@@ -16,8 +16,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.supervisors import Multiprocess
 
 from fastdef.serving.metrics import FOLDER
+from fastdef.serving.page import link
 
-_ERRORS = logging.getLogger("uvicorn.error").getChild("connections")
+_LOG = logging.getLogger("uvicorn.error")
+_ERRORS = _LOG.getChild("connections")
+_IMPORT_SECONDS = 120  # of a new process, which answers nobody meanwhile and must not be taken for hung
 _ERRORS.setLevel(logging.ERROR)  # a warning for each malformed request would fill a log
 
 
@@ -88,17 +91,32 @@ class Config(uvicorn.Config):
         make: makes the application, in the process that serves it; can be sent to another where ``workers`` are many.
         connections: that may be open at a time, in each process.
         head_seconds: that the head of a request may take.
+        token: of the page, whose link is told once the port is known; None for no page.
         options: of uvicorn.
     """
 
     def __init__(
-        self, make: Callable[[], FastAPI], *, connections: int = 512, head_seconds: float = 10.0, **options: Any
+        self,
+        make: Callable[[], FastAPI],
+        *,
+        connections: int = 512,
+        head_seconds: float = 10.0,
+        token: str | None = None,
+        **options: Any,
     ) -> None:
-        fixed: dict[str, Any] = {"factory": True, "http": BoundedProtocol, "ws": "none"}
+        fixed: dict[str, Any] = {"factory": True, "http": BoundedProtocol, "ws": "none", "loop": "asyncio"}
+        fixed["timeout_worker_healthcheck"] = _IMPORT_SECONDS
         super().__init__(make, proxy_headers=False, access_log=False, **fixed, **options)
         self.connections, self.head_seconds = connections, head_seconds
+        self.token = token
         self._closing = False
         self.idle: dict[BoundedProtocol, None] = {}  # the longest without a request comes first
+
+    def tell(self, port: int) -> None:
+        """Say where the page is, if there is one."""
+        if self.token is not None:
+            where = link(self.host, port, self.token)
+            _LOG.info("Page at %s (shows what helps an attacker, to who has this link; --no-page for none)", where)
 
     def close(self) -> None:
         """Have the worker end, which answers or fails what it accepted within its grace."""
@@ -106,6 +124,18 @@ class Config(uvicorn.Config):
             self._closing = True
             app: Any = self.loaded_app
             threading.Thread(target=app.state.close).start()
+
+
+class Server(uvicorn.Server):
+    """Says where the page is, once it listens."""
+
+    config: Config
+
+    async def startup(self, sockets: Any = None) -> None:
+        """Listen."""
+        await super().startup(sockets)
+        if sockets is None and self.started:
+            self.config.tell(self.servers[0].sockets[0].getsockname()[1])
 
 
 def run(config: Config) -> None:
@@ -116,12 +146,14 @@ def run(config: Config) -> None:
     """
     if config.workers == 1:
         config.load()  # before the server takes the signals: what loads can be interrupted
-        uvicorn.Server(config).run()
+        Server(config).run()
         return
     config.app = _InWorker(config.app)
     with TemporaryDirectory() as folder:
         os.environ[FOLDER] = folder  # the processes to come read it
-        supervisor = Multiprocess(config, sockets=[config.bind_socket()])
+        listening = config.bind_socket()
+        config.tell(listening.getsockname()[1])
+        supervisor = Multiprocess(config, sockets=[listening])
         supervisor.run()
     if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
         raise ValueError("needs workers that start, and one refused: its line is above")

@@ -46,6 +46,7 @@ class Reply:
         started: its smoothing began before the deadline; if not, this is no answer of a defended classifier.
         id: what its noise hung on.
         seconds: from its coming to its answer.
+        smoothed: (C, H, W) float32 on the CPU, of the first outer loop. It would help an attacker.
     """
 
     probabilities: Tensor
@@ -55,6 +56,7 @@ class Reply:
     started: bool
     id: int
     seconds: float
+    smoothed: Tensor
 
 
 @dataclass(eq=False)
@@ -233,5 +235,6 @@ class Worker:
                     started=result.started,
                     id=result.noise_id,
                     seconds=seconds,
+                    smoothed=result.image.cpu(),
                 )
             )

@@ -95,7 +95,7 @@ def serve():
     started = []
 
     def start(worker, *, listening=None, **options):
-        server = Server(application(worker, classes=CLASSES, shape=SHAPE, **options), **(listening or {}))
+        server = Server(application(worker, **{"classes": CLASSES, "shape": SHAPE, **options}), **(listening or {}))
         started.append(server)
         return server
 
