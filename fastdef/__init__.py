@@ -38,12 +38,8 @@ __all__ = [
     "smoothing_loss_and_field",
 ]
 
-_LATER = (
-    "evaluate",
-    "evaluate_adaptive",
-    "export_onnx",
-    "serve",
-)  # fastdef needs torch alone, these need more
+# fastdef needs torch alone, these need more.
+_LATER = ("evaluate", "evaluate_adaptive", "export_onnx", "serve")
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastdef import runtime
+from fastdef._validate import check_installed
 from fastdef.checkpoint import Checkpoint
 from fastdef.data import Dataset
 from fastdef.defense import ActiveDefense
@@ -119,11 +121,10 @@ def serve(
     Raises:
         ValueError: for images that the model does not take, or a missing package.
     """
-    try:
-        from fastdef.serving import Page, Worker, application, make_token
-        from fastdef.serving.run import Config, run
-    except ImportError as error:
-        raise ValueError(f"serve needs {error.name}: pip install 'fastdef[serve]'") from error
+    check_installed("fastapi", "uvicorn", "prometheus_client", "python_multipart", extra="serve", where="serve")
+    from fastdef.serving import Page, Worker, application, make_token
+    from fastdef.serving.run import Config, run
+
     names = _classes(defense.model, shape, classes)
     worker = Worker(defense, shape, queue_size=queue_size)
     worker.warm()
@@ -153,9 +154,9 @@ def _architecture(model: nn.Module, shape: tuple[int, int, int]) -> dict[str, An
 
 def _classes(model: nn.Module, shape: tuple[int, int, int], classes: Sequence[str] | None) -> tuple[str, ...]:
     """The names given, or numbers; as many as the model tells apart."""
-    like = next(iter(model.parameters()), torch.zeros(()))
-    with torch.no_grad():
-        count = model(like.new_zeros((1, *shape))).shape[1]
+    runtime.check_model(model)  # in training mode the call would move its running statistics
+    device, dtype = runtime.device_and_dtype(model)
+    count = runtime.forward(model, torch.zeros((1, *shape), device=device, dtype=dtype)).shape[1]
     names = tuple(map(str, range(count))) if classes is None else tuple(classes)
     if len(names) != count:
         raise ValueError(f"a model of {count} classes needs as many names, got {len(names)}")

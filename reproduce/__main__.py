@@ -19,7 +19,7 @@ from reproduce import afa, smoothing
 from reproduce.tables import write_table
 
 PAPERS = {"smoothing": smoothing, "afa": afa}
-PRESETS = ("short", "paper")
+PRESETS = ("short", "cpu", "paper")
 
 
 def main(
@@ -27,7 +27,9 @@ def main(
     root: Annotated[Path, typer.Option(help="folder of the data set")],
     out: Annotated[Path, typer.Option(help="folder of the runs")],
     data: Annotated[str, typer.Option(help="name of the data set; the papers' figures are of cifar10")] = "cifar10",
-    preset: Annotated[str, typer.Option(help="short: for ten minutes on a large GPU; paper: its lengths")] = "short",
+    preset: Annotated[
+        str, typer.Option(help="short: ten minutes on a large GPU; cpu: a few hours; paper: its lengths")
+    ] = "short",
     minutes: Annotated[float | None, typer.Option(help="stop after as many; the same call goes on")] = None,
     epochs: Annotated[int | None, typer.Option(help="other than the preset's, of every stage")] = None,
     architecture: Annotated[str | None, typer.Option(help="other than the preset's")] = None,

@@ -65,6 +65,9 @@ class Plan:
 
 PRESETS = {
     "short": Plan(),
+    "cpu": Plan(
+        architecture="wrn-10-2", surrogate="wrn-10-2", epochs=6, fusing_epochs=3, train_limit=10_000, limit=256
+    ),
     "paper": Plan(
         surrogate="resnet-50",
         epochs=100,
@@ -143,8 +146,7 @@ def _train(plan: Plan, out: Path, name: str, method: str, branches: int, *, arch
     folder = out / name
     command = ["train", "afa", *plan.data, "--architecture", architecture or plan.architecture, "--method", method]
     command += ["--branches", str(branches), "--epochs", str(plan.epochs), "--fusing-epochs", str(plan.fusing_epochs)]
-    command += ["--schedule", "onecycle", "--bf16", "--device", plan.device, "--out", str(folder)]
-    command += ["--compile"] if plan.device.startswith("cuda") else []
+    command += ["--schedule", "onecycle", "--bf16", "--compile", "--device", plan.device, "--out", str(folder)]
     command += [] if plan.train_limit is None else ["--limit", str(plan.train_limit)]
     first = folder if branches == 1 else folder / "stage1"
     return Stage(f"train-{name}", command, first / "state.safetensors")

@@ -46,12 +46,16 @@ class Plan:
     device: str = "cpu"
 
 
-PRESETS = {"short": Plan(), "paper": Plan(epochs=100, limit=1000, rows="0,1,2,3,4,5,6,7")}
+PRESETS = {
+    "short": Plan(),
+    "cpu": Plan(architecture="wrn-10-4", epochs=10, budget="quick"),
+    "paper": Plan(epochs=100, limit=1000, rows="0,1,2,3,4,5,6,7"),
+}
 
 
 def stages(plan: Plan, out: Path) -> list[Stage]:
     """Two trainings, then every defended evaluation."""
-    half = ["--bf16", "--compile"] if plan.device.startswith("cuda") else ["--bf16"]
+    half = ["--bf16", "--compile"]
     limit = [] if plan.train_limit is None else ["--limit", str(plan.train_limit)]
     found: list[Stage] = []
     for name, delta in (("smoothed", "0.02"), ("standard", "0")):

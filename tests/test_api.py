@@ -112,6 +112,16 @@ def test_a_solver_that_no_file_can_hold_is_refused(model, images, tmp_path):
         fastdef.ActiveDefense.from_config(model, {**defended(model, images).config(), "solver": {"name": "own"}})
 
 
+def test_a_model_in_training_is_refused_and_its_statistics_stay(tmp_path):
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    with pytest.raises(ValueError, match="eval mode"):
+        fastdef.export_onnx(model, tmp_path, shape=SHAPE)
+
+    assert model[1].num_batches_tracked == 0
+    assert not list(tmp_path.iterdir())
+
+
 def test_as_many_names_as_classes(model, tmp_path):
     with pytest.raises(ValueError, match="3 classes needs as many names, got 2"):
         fastdef.export_onnx(model, tmp_path, shape=SHAPE, classes=("x", "y"))

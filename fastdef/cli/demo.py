@@ -20,11 +20,13 @@ def demo(
     console = Console()
     results = run(count=limit, step=lambda what: console.print(f"[dim]{what}[/dim]"))
     figures = results.to_json()
+    machine = figures["machine"]
     console.print(_table(results))
     console.print(
         f"Naive loop {figures['images_per_second_naive']:.1f} images/s, fastdef {figures['images_per_second']:.1f} "
         f"images/s ({figures['images_per_second'] / figures['images_per_second_naive']:.1f}x), same images, "
-        f"{figures['device']}, {figures['threads']} threads, torch {figures['versions']['torch']}."
+        f"{machine['name']}, {machine['threads']} threads, torch {machine['torch']}. "
+        f"A defended image takes {figures['times_undefended']:.0f}x the time of an undefended one."
     )
     console.print(
         f"The second line's attack is static. {results.adaptive.sentence} More iterations and more "

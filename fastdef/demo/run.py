@@ -1,7 +1,6 @@
 """What the demo measures, on real images, in one run."""
 
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor
 
 import fastdef
 from fastdef.attacks import pgd, predicted
+from fastdef.bench.machine import interleaved, machine
 from fastdef.checkpoint import load
 from fastdef.data import load_dataset
 from fastdef.defense import ActiveDefense, BatchResult, lockstep, whole_network
@@ -41,8 +41,7 @@ class Demo:
         undefended: logits of the images and of the attacked images.
         defended: what the defense made of both.
         adaptive: what adaptive attacks leave of some of the images: row 3 of the adaptive evaluation.
-        naive_seconds: the naive loop on ``TIMED`` attacked images, median.
-        seconds: ours on the same, median.
+        seconds: the naive loop on ``TIMED`` attacked images, ours on the same, and the undefended classifier; medians.
         afa: the shipped AFA model under attacks of every strength.
     """
 
@@ -54,8 +53,7 @@ class Demo:
     undefended: tuple[Tensor, Tensor]
     defended: tuple[BatchResult, BatchResult]
     adaptive: AdaptiveResults
-    naive_seconds: float
-    seconds: float
+    seconds: tuple[float, float, float]
     afa: Strengths
 
     def accuracy(self, logits: Tensor) -> float:
@@ -65,6 +63,7 @@ class Demo:
     def to_json(self) -> dict[str, Any]:
         """The figures, by name; accuracies from 0 to 1."""
         clean, attacked = self.defended
+        naive, ours, classifier = self.seconds
         steps = torch.cat([clean.steps, attacked.steps])
         converged = torch.cat([clean.converged, attacked.converged])
         return {
@@ -74,17 +73,17 @@ class Demo:
             "defended_attacked": self.accuracy(attacked.logits),
             "adaptive": self.adaptive.to_json(),
             "images": len(self.images),
-            "images_per_second_naive": TIMED / self.naive_seconds,
-            "images_per_second": TIMED / self.seconds,
+            "images_per_second_naive": TIMED / naive,
+            "images_per_second": TIMED / ours,
+            "images_per_second_undefended": TIMED / classifier,
+            "times_undefended": (ours + classifier) / classifier,
             "steps_median": int(steps.median()),
             "steps_max": int(steps.max()),
             "converged": float(converged.float().mean()),
             "attack": "PGD-20 on the undefended classifier, eps 8/255",
             "defense": self.defense.config(),
             "afa": {**self.afa.to_json(), "shifts": [shift.w1 for shift in self.afa.shifts]},
-            "device": str(self.images.device),
-            "threads": torch.get_num_threads(),
-            "versions": {"fastdef": fastdef.__version__, "torch": torch.__version__},
+            "machine": machine(self.images.device),
         }
 
 
@@ -114,7 +113,7 @@ def run(*, count: int = 512, model: Path = ASSETS / "smoothing.safetensors", ste
     step(f"defending: against adaptive attacks, {BUDGET.images} images")
     adaptive = evaluate_adaptive(Target.defended(defense), dataset, budget=BUDGET, rows=[3])
     step("timing: the naive loop and ours on the same images")
-    naive_seconds, seconds = _time(defense, attacked[:TIMED])
+    seconds = _time(defense, attacked[:TIMED])
     step("AFA: attacks of every strength on the other classifier")
     afa = evaluate_strengths(load(ASSETS / "afa.safetensors").model, dataset.take(STRENGTHS_ON), parts=False)
     return Demo(
@@ -126,14 +125,13 @@ def run(*, count: int = 512, model: Path = ASSETS / "smoothing.safetensors", ste
         undefended=undefended,
         defended=(clean, recovered),
         adaptive=adaptive,
-        naive_seconds=naive_seconds,
         seconds=seconds,
         afa=afa,
     )
 
 
-def _time(defense: ActiveDefense, images: Tensor) -> tuple[float, float]:
-    """Median seconds of the naive loop and of ours, turn by turn, after one turn to warm up."""
+def _time(defense: ActiveDefense, images: Tensor) -> tuple[float, float, float]:
+    """Median seconds of the naive loop, of ours and of the classifier, turn by turn, after one turn to warm up."""
     noise = torch.empty_like(images).uniform_(-defense.sigma, defense.sigma)
 
     def naive() -> None:
@@ -144,11 +142,10 @@ def _time(defense: ActiveDefense, images: Tensor) -> tuple[float, float]:
     def ours() -> None:
         defense.smooth(images, noise=noise)
 
-    ours()
-    turns: dict[Callable[[], None], list[float]] = {naive: [], ours: []}
-    for _ in range(REPEATS):
-        for work, taken in turns.items():
-            start = time.perf_counter()
-            work()
-            taken.append(time.perf_counter() - start)
-    return statistics.median(turns[naive]), statistics.median(turns[ours])
+    @torch.no_grad()
+    def classifier() -> None:
+        defense.model(images)
+
+    contenders = {"naive": naive, "ours": ours, "classifier": classifier}
+    taken = interleaved(contenders, images.device, turns=REPEATS)
+    return statistics.median(taken["naive"]), statistics.median(taken["ours"]), statistics.median(taken["classifier"])

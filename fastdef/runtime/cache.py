@@ -20,9 +20,10 @@ from fastdef.runtime.modes import own_modes
 from fastdef.runtime.slots import Slots
 from fastdef.runtime.solvers import Solver
 from fastdef.runtime.step import MaskedStep, Step, compiled
+from fastdef.runtime.trace import TracedStep
 from fastdef.runtime.weights import fingerprint
 
-_Key = tuple[torch.Size, torch.dtype, torch.device]
+_Key = tuple[torch.Size, torch.dtype, torch.device]  # of a batch, or without its size
 _LOCK = threading.RLock()  # of all caches: torch traces and compiles in one thread at a time
 _PART = 0.25  # of the machine's memory that a step may take on a CPU
 _CPU_CHUNK = 16  # images a CPU runs at once; measured best on WRN-10-2 and WRN-16-4, 1.2 to 1.4 times faster than 64
@@ -63,7 +64,7 @@ class StepCache:
         self.forget()
 
     def __getstate__(self) -> dict[str, object]:
-        made = {"_steps", "_most", "_traced", "_idle", "_made", "_made_of"}
+        made = {"_steps", "_known", "_most", "_traced", "_idle", "_made", "_made_of"}
         return {name: value for name, value in self.__dict__.items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -102,8 +103,11 @@ class StepCache:
             torch.cuda.empty_cache()
         warnings.warn(f"out of memory: going on with {self.slots} slots", RuntimeWarning, stacklevel=2)
 
-    def step(self, example: Tensor) -> MaskedStep:
-        """The masked step of a batch like ``example``, traced and not compiled. In float64, all of it is."""
+    def step(self, example: Tensor, *, known: TracedStep | None = None) -> MaskedStep:
+        """The masked step of a batch like ``example``, traced and not compiled. In float64, all of it is.
+
+        A ``known`` one of another batch size is taken again where it holds for this one.
+        """
         dtype = torch.float64 if example.dtype == torch.float64 else self._dtype
         with own_modes(example.device):
             fresh = torch.zeros(example.shape, dtype=example.dtype, device=example.device)  # no inference tensor
@@ -111,7 +115,7 @@ class StepCache:
             forward(network, fresh)  # where it does not take such images, that is said of them and not of a trace
             check_called_once(self._model, self._layer, fresh[:1])
             self._check_random(fresh)
-            return MaskedStep(checked_step(network, fresh, dtype=dtype), self._solver, clamp=self._clamp)
+            return MaskedStep(checked_step(network, fresh, dtype=dtype, known=known), self._solver, clamp=self._clamp)
 
     def _check_random(self, images: Tensor) -> None:
         if not is_random(partial(forward, self._model), torch.rand_like(images[:2])):
@@ -137,19 +141,23 @@ class StepCache:
 
     def _at_once(self, key: _Key) -> int:
         """Images whose step a part of the machine's memory holds, at least one."""
-        shape, dtype, device = key
-        if shape not in self._most:
-            image = torch.rand((1, *shape[1:]), dtype=dtype, device=device)
+        (size, *shape), dtype, device = key
+        image = torch.Size(shape)
+        if image not in self._most:
             with suppress(ValueError, RuntimeError):  # which the step will refuse in its own words
-                needed = step_bytes(prefix(self._model, self._layer), image)
-                self._most[shape] = max(1, int(machine_bytes() * _PART // max(1, needed)))
-        return self._most.get(shape, shape[0])
+                example = torch.rand((1, *image), dtype=dtype, device=device)
+                needed = step_bytes(prefix(self._model, self._layer), example)
+                self._most[image] = max(1, int(machine_bytes() * _PART // max(1, needed)))
+        return self._most.get(image, size)
 
     def _step(self, key: _Key) -> Step:
         shape, dtype, device = key
         if key not in self._steps:
             images = torch.zeros(shape, dtype=dtype, device=device)
-            step = self.step(images)
+            kind = shape[1:], dtype, device
+            step = self.step(images, known=self._known.get(kind))
+            if isinstance(step.step, TracedStep):
+                self._known[kind] = step.step
             fast = compiled(step, images) if self._compile and step.traced else step
             self._steps[key], self._traced[fast] = fast, step.traced
         return self._steps[key]
@@ -158,6 +166,7 @@ class StepCache:
         """Drop every compiled step and every slot; they are made anew when they are asked for."""
         self._process = os.getpid()
         self._steps: dict[_Key, Step] = {}
+        self._known: dict[_Key, TracedStep] = {}
         self._most: dict[torch.Size, int] = {}
         self._traced: dict[Step, bool] = {}
         self._idle: dict[_Key, list[Slots]] = defaultdict(list)

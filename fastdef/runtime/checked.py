@@ -22,7 +22,9 @@ class _NotEqualError(Exception):
     """Says how far a trace is from autograd."""
 
 
-def checked_step(network: Network, example: Tensor, *, dtype: torch.dtype) -> TracedStep | PlainStep:
+def checked_step(
+    network: Network, example: Tensor, *, dtype: torch.dtype, known: TracedStep | None = None
+) -> TracedStep | PlainStep:
     """The traced step where it is what autograd says on random images, else the plain one, with a warning why.
 
     It must hold at the example's batch size; whether it does at another is noted in ``any_batch``.
@@ -31,11 +33,14 @@ def checked_step(network: Network, example: Tensor, *, dtype: torch.dtype) -> Tr
         network: the part of a model up to the smoothed layer, in eval mode.
         example: (N, C, H, W) images of the batch shape wanted, on the device wanted; values do not matter.
         dtype: of the convolutions; what is checked is the trace in the images' own precision.
+        known: a step of this network from before, for another batch size; taken again where it holds for this one.
 
     Raises:
         ValueError: where an image's features hang on its neighbours, or have no gradient: there is no defense then.
     """
     features = _check_alone(network, example)
+    if known is not None and known.any_batch and dtype == example.dtype and _holds(known, network, example):
+        return known
     try:
         return _traced(network, example, dtype)
     except (torch.OutOfMemoryError, torch.AcceleratorError):
@@ -74,6 +79,14 @@ def _equal(network: Network, example: Tensor, dtype: torch.dtype, *, sizes: tupl
     for size in sizes:
         _compare(step, network, example, size)
     return step if dtype == example.dtype else traced_step(network, example, dtype=dtype)
+
+
+def _holds(step: TracedStep, network: Network, example: Tensor) -> bool:
+    try:
+        _compare(step, network, example, len(example))
+    except (_NotEqualError, RuntimeError):  # made for one size, after all
+        return False
+    return True
 
 
 def _check_alone(network: Network, example: Tensor) -> int:

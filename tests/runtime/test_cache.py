@@ -2,6 +2,8 @@ import pytest
 import torch
 
 from fastdef.nn import MultiBatchNorm2d, WideResNet, branch, convert_to_afa, convert_to_multi_bn, fixed_fusing_weight
+from fastdef.runtime import checked
+from fastdef.runtime.plain import plain_step
 
 
 @pytest.fixture
@@ -59,3 +61,31 @@ def test_a_step_is_of_the_fusing_weight_that_is_fixed(defense_for, branched, ima
     assert all(torch.equal(mine, fresh) for mine, fresh in zip(smoothed, expected, strict=True))
     assert not torch.equal(*smoothed)
     assert torch.equal(defense.smooth(images[:4]).images, before)
+
+
+def test_a_step_is_traced_once_for_all_batch_sizes(defense_for, images, monkeypatch):
+    traced = []
+    trace = checked.traced_step
+    monkeypatch.setattr(checked, "traced_step", lambda *args, **options: (traced.append(1), trace(*args, **options))[1])
+    torch.manual_seed(0)
+    defense = defense_for(WideResNet(10, 1, in_channels=1).eval(), images)
+    traced.clear()
+
+    few, many = defense.smooth(images[:2]), defense.smooth(images[:8])
+
+    assert len(traced) == 1
+    torch.testing.assert_close(few.images, many.images[:2], rtol=0, atol=1e-5)
+
+
+def test_a_step_that_does_not_hold_for_a_batch_is_not_taken_again():
+    few, many = torch.rand(2, 1, 6, 6), torch.rand(8, 1, 6, 6)
+    right = checked.checked_step(torch.sin, few, dtype=torch.float32)
+    wrong = checked.checked_step(torch.cos, few, dtype=torch.float32)
+
+    step = checked.checked_step(torch.sin, many, dtype=torch.float32, known=wrong)
+
+    assert right.any_batch
+    assert wrong.any_batch
+    assert step is not wrong
+    torch.testing.assert_close(step(many), plain_step(torch.sin, many))
+    assert checked.checked_step(torch.sin, many, dtype=torch.float32, known=right) is right
