@@ -156,6 +156,9 @@ class Reader:
                 self._curl(arguments)
             case ["torchrun", *arguments]:
                 self._torchrun(arguments)
+            case ["docker" | "kubectl" | "python", *arguments]:  # tests/serving/test_deploy.py runs what can be run
+                for name in arguments:
+                    assert (ROOT / name).exists() or not name.startswith("examples/"), name
             case ["fastdef", "serve", *arguments]:
                 at = arguments.index("--port") + 1 if "--port" in arguments else len(arguments)
                 arguments[at - 1 : at + 1] = ["--port", "0"] if "--port" in arguments else []
