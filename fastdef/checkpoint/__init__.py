@@ -10,3 +10,5 @@ from fastdef.checkpoint._fit import load_for as load_for
 from fastdef.checkpoint._foreign import import_foreign as import_foreign
 from fastdef.checkpoint._hub import MODEL_FILE as MODEL_FILE
 from fastdef.checkpoint._settings import check_same as check_same
+from fastdef.checkpoint._shape import LARGEST as LARGEST
+from fastdef.checkpoint._shape import image_shape as image_shape

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from fastdef import distributed
-from fastdef.cli._shared import LARGEST
+from fastdef.checkpoint import LARGEST
 from fastdef.data import Dataset, load_dataset, load_training
 
 PANEL = "Data"

@@ -8,14 +8,13 @@ import torch
 import typer
 from rich.console import Console
 
-from fastdef.checkpoint import Checkpoint
+from fastdef.checkpoint import LARGEST
 from fastdef.cli._ranks import check_own_device
 
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Source = Annotated[
     str | None, typer.Option(help="package.module:function that builds the model, where the file says that one does")
 ]
-LARGEST = 8192  # pixels a side
 Size = Annotated[int | None, typer.Option(min=1, max=LARGEST, help="height and width; the model's own if it says")]
 
 DEFAULT_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -62,22 +61,3 @@ def parse_list(text: str, kind: Callable[[str], Number], *, option: str, needs: 
         return tuple(kind(part) for part in text.split(","))
     except ValueError as error:
         raise ValueError(f"{option} needs {needs} separated by commas, got {text!r}") from error
-
-
-def image_shape(checkpoint: Checkpoint, size: int | None) -> tuple[int, int, int]:
-    """(C, H, W) of the images that a model takes: of ``size``, or as its file says.
-
-    Raises:
-        ValueError: if neither says.
-    """
-    channels = checkpoint.architecture["in_channels"]
-    if size is not None:
-        return channels, size, size
-    stored = (checkpoint.training or {}).get("shape")
-    if (
-        not isinstance(stored, list)
-        or len(stored) != 3
-        or not all(isinstance(n, int) and 1 <= n <= LARGEST for n in stored)
-    ):
-        raise ValueError("--size is needed, because the model file does not say what images it was trained on")
-    return channels, stored[1], stored[2]

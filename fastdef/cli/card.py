@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from fastdef.checkpoint import load
-from fastdef.cli._shared import Size, Source, image_shape
+from fastdef.checkpoint import image_shape, load
+from fastdef.cli._shared import Size, Source
 from fastdef.hub import Evidence, model_card, push_to_hub
 from fastdef.io import atomic_write
 

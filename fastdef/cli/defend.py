@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import typer
 from torch import Tensor
 
-from fastdef.checkpoint import load
+from fastdef.checkpoint import image_shape, load
 from fastdef.cli._data import Background, tell_notes
-from fastdef.cli._shared import Device, Size, Source, check_device, image_shape
+from fastdef.cli._shared import Device, Size, Source, check_device
 from fastdef.data import Decoder, load_images
 from fastdef.defense import ActiveDefense, Result
 

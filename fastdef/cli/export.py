@@ -9,9 +9,9 @@ import typer
 
 from fastdef._validate import check_installed
 from fastdef.assets import ASSETS
-from fastdef.checkpoint import Checkpoint, check_whole, load
+from fastdef.checkpoint import Checkpoint, check_whole, image_shape, load
 from fastdef.cli._data import Reading
-from fastdef.cli._shared import Size, Source, image_shape, parse_list, working
+from fastdef.cli._shared import Size, Source, parse_list, working
 from fastdef.data import Dataset
 from fastdef.evaluation import Attack
 from fastdef.export.files import export_onnx

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from fastdef.checkpoint import Checkpoint, check_classes, check_images, import_foreign, save
+from fastdef.checkpoint import LARGEST, Checkpoint, check_classes, check_images, import_foreign, save
 from fastdef.cli._data import Background, Download, Limit, Order, Reading, Root
-from fastdef.cli._shared import LARGEST, parse_list
+from fastdef.cli._shared import parse_list
 from fastdef.data import Dataset
 from fastdef.evaluation import Accuracy, accuracy
 from fastdef.nn import architecture_of, parse_architecture

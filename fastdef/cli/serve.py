@@ -1,20 +1,22 @@
 """``fastdef serve``: a defended classifier over HTTP."""
 
 import math
+import os
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastdef.checkpoint import load
+from fastdef.checkpoint import image_shape, load
 from fastdef.cli._data import Background
-from fastdef.cli._shared import DEFAULT_DEVICE, Device, Size, Source, check_device, image_shape
+from fastdef.cli._shared import DEFAULT_DEVICE, Device, Size, Source, check_device
 from fastdef.data import Decoder
-from fastdef.defense import ActiveDefense
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+
+    from fastdef.serving.options import Options
 
 
 def serve(
@@ -25,6 +27,9 @@ def serve(
     background: Background = None,
     resize: Annotated[bool, typer.Option("--resize", help="scale image files of another size")] = False,
     workers: Annotated[int, typer.Option(min=1, help="processes, each with the model and its slots")] = 1,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="processes of Ray Serve, each with a device; not with --workers")
+    ] = None,
     queue: Annotated[int, typer.Option(min=1, help="images that may wait for a slot")] = 256,
     slots: Annotated[int, typer.Option(min=1, help="images in flight")] = 64,
     max_steps: Annotated[int | None, typer.Option(min=1, help="steps an image may take")] = None,
@@ -46,35 +51,40 @@ def serve(
     """Serve POST /classify (image files, raw float32, JSON, forms), KServe v2, /docs, /health, /metrics and a page."""
     try:
         from fastdef.serving import make_token
+        from fastdef.serving.options import Options
         from fastdef.serving.run import Config, run
     except ImportError as error:
         raise ValueError(f"serve needs {error.name}: pip install 'fastdef[serve]'") from error
     if seed is not None and not replay:
         raise ValueError("--seed is for --replay: without it nobody may know the noise")
     Decoder(background)  # refuses what is no colour before a process starts
-    token = make_token(page, host)
-    options = {} if max_steps is None else {"max_steps": max_steps}
-    make = partial(
-        _application,
-        model,
-        token=token,
+    options = Options(
+        model=model,
         size=size,
+        background=background,
+        resize=resize,
+        queue=queue,
+        slots=slots,
+        max_steps=max_steps,
+        longest=longest,
+        max_bytes=max_bytes,
+        body_seconds=body_seconds,
+        grace=grace,
+        replay=replay,
+        seed=seed,
+        compile=compile,
         device=device,
         source=source,
-        defense={"seed": seed, "slots": slots, "compile": compile, **options},
-        worker={"queue_size": queue, "longest": longest},
-        http={
-            "max_bytes": max_bytes,
-            "body_seconds": body_seconds,
-            "grace": grace,
-            "replay": replay,
-            "background": background,
-            "resize": resize,
-        },
     )
+    if replicas is not None:
+        if page:
+            raise ValueError("--page needs one process, got --replicas: a look and its attacks are of one defense")
+        _serve_replicas(options, replicas, workers, host=host, port=port, keep_alive=keep_alive)
+        return
+    token = make_token(page, host)
     run(
         Config(
-            make,
+            partial(_application, options, token),
             host=host,
             port=port,
             workers=workers,
@@ -87,24 +97,21 @@ def serve(
     )
 
 
-def _application(
-    model: Path,
-    *,
-    token: str | None,
-    size: int | None,
-    device: str,
-    source: str | None,
-    defense: dict[str, Any],
-    worker: dict[str, Any],
-    http: dict[str, Any],
-) -> "FastAPI":
-    """The application of a model file, warm; its options by who takes them."""
-    from fastdef.serving import Page, Worker, application
+def _application(options: "Options", token: str | None) -> "FastAPI":
+    """In the process that serves it."""
+    check_device(options.device)
+    return options.application(token=token)
 
-    checkpoint = load(model, device=check_device(device), source=source)
-    shape = image_shape(checkpoint, size)
-    defended = ActiveDefense.from_checkpoint(checkpoint, **defense)
-    answering = Worker(defended, shape, **worker)
-    answering.warm()
-    page = None if token is None else Page.of_file(token, defended, model)
-    return application(answering, classes=checkpoint.classes, shape=shape, name=model.stem, page=page, **http)
+
+def _serve_replicas(options: "Options", replicas: int, workers: int, *, host: str, port: int, keep_alive: int) -> None:
+    try:
+        from fastdef.serving import cluster
+    except ImportError as error:
+        raise ValueError(f"--replicas needs {error.name}: pip install 'fastdef[ray]'") from error
+    if workers != 1:
+        raise ValueError(f"--replicas needs --workers 1, got {workers}: each replica is a process of its own")
+    image_shape(load(options.model, source=options.source), options.size)  # refuses before a process starts
+    found = {"model": options.model.absolute()} if options.model.exists() else {}  # else it is on the hub
+    threads = max(1, (os.cpu_count() or 1) // replicas)
+    options = options.model_copy(update={"replicas": replicas, "threads": threads, **found})
+    cluster.run(options, host=host, port=port, keep_alive=keep_alive)

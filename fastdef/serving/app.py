@@ -1,7 +1,7 @@
 """The web application: images in, answers out, and what a watcher wants to know."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -36,6 +36,7 @@ def application(
     background: str | None = None,
     resize: bool = False,
     page: Page | None = None,
+    merge: Callable[[bytes], Awaitable[bytes]] | None = None,
 ) -> FastAPI:
     """``/classify``, ``/health``, ``/metrics``, and the protocol of KServe v2. Closes the worker when it shuts down.
 
@@ -58,6 +59,7 @@ def application(
         background: colour to put under an image that is not opaque, such as "white"; it is refused without.
         resize: scale image files of another size (bilinear, antialiased) where they would be refused.
         page: shown at ``/``. Its data, such as smoothed images, help an attacker: whoever has its token gets them.
+        merge: from the metrics of this application to those of all that answer beside it, both as Prometheus' text.
 
     Raises:
         ValueError: for what is no colour.
@@ -71,6 +73,7 @@ def application(
         await asyncio.to_thread(app.state.close)
 
     app = FastAPI(title="fastdef", lifespan=lifespan, redoc_url=None)
+    app.state.worker, app.state.scrape = worker, service.metrics.scrape
     app.state.close = partial(worker.close, grace)
     app.include_router(kserve(service))
     if page is not None:
@@ -88,7 +91,8 @@ def application(
 
     @app.get("/metrics")
     async def scrape() -> Response:
-        return Response(service.metrics.scrape(), media_type=CONTENT_TYPE_LATEST)
+        own = service.metrics.scrape()
+        return Response(own if merge is None else await merge(own), media_type=CONTENT_TYPE_LATEST)
 
     @app.post("/classify", openapi_extra=_BODY)
     async def classify(request: Request) -> JSONResponse:

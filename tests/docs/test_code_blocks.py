@@ -154,6 +154,10 @@ class Reader:
                 assert extras <= EXTRAS, extras
             case ["curl", *arguments]:
                 self._curl(arguments)
+            case ["ray", "start", "--head"]:
+                pass  # tests/serving/test_cluster.py has a cluster
+            case ["serve", "deploy", configuration]:
+                assert (ROOT / configuration).is_file(), configuration
             case ["torchrun", *arguments]:
                 self._torchrun(arguments)
             case ["docker" | "kubectl" | "python", *arguments]:  # tests/serving/test_deploy.py runs what can be run
