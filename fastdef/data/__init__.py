@@ -8,6 +8,7 @@ from fastdef.data._tree import ClassOrder as ClassOrder
 from fastdef.data.batches import Batches as Batches
 from fastdef.data.batches import RandomCropFlip as RandomCropFlip
 from fastdef.data.dataset import Dataset as Dataset
+from fastdef.data.encoded import EncodedImages as EncodedImages
 from fastdef.data.files import decode_image as decode_image
 from fastdef.data.files import load_images as load_images
 from fastdef.data.load import load_dataset as load_dataset

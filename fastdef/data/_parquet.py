@@ -78,7 +78,7 @@ def _shard(file: Path, facts: Facts) -> _Shard:
     try:
         schema = parquet.read_schema(file)
         features = _features(schema)
-        image = _column(schema.names, facts.image, _of_type(features, "Image") or _IMAGES)
+        image = image_column(schema, facts.image)
         label = _column(schema.names, facts.label, _of_type(features, "ClassLabel"))
         if image is None or label is None:
             needed = f"the columns {facts.image} and {facts.label}"
@@ -141,16 +141,35 @@ def _classes(named: list[_Shard], facts: Facts) -> tuple[str, ...]:
     return facts.classes if {number(name) for name in own} == set(range(len(own))) else own
 
 
-def _encoded(shard: _Shard) -> Iterator[tuple[str, bytes]]:
+def image_column(schema: Any, wanted: str = "") -> str | None:
+    """The name of the column of images: the one that is wanted, or the only one that is told or named as such."""
+    return _column(schema.names, wanted, _of_type(_features(schema), "Image") or _IMAGES)
+
+
+def binary(file: Path, name: str, column: Any) -> Any:
+    """The encoded images of a column, which may be missing.
+
+    Raises:
+        ValueError: for a column of anything else.
+    """
     from pyarrow import compute, types
 
-    column = shard.images
     kind = column.type
     if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         column = compute.struct_field(column, "bytes")  # not the path beside it, which need not even be text
-    if not (types.is_binary(column.type) or types.is_large_binary(column.type)) or column.null_count:
-        got = f"{kind} with {column.null_count} missing"
-        raise ValueError(f"{shard.file} needs encoded images in {shard.column}, got {got}")
+    if not (types.is_binary(column.type) or types.is_large_binary(column.type)):
+        raise _no_images(file, name, kind, column)
+    return column
+
+
+def _no_images(file: Path, name: str, kind: Any, column: Any) -> ValueError:
+    return ValueError(f"{file} needs encoded images in {name}, got {kind} with {column.null_count} missing")
+
+
+def _encoded(shard: _Shard) -> Iterator[tuple[str, bytes]]:
+    column = binary(shard.file, shard.column, shard.images)
+    if column.null_count:
+        raise _no_images(shard.file, shard.column, shard.images.type, column)
     for row, value in enumerate(value for chunk in column.chunks for value in chunk):
         yield f"{shard.file} row {row}", value.as_py()
 
