@@ -129,6 +129,20 @@ FAULTS = [
         "tests/serving/test_worker.py::test_a_deadline_counts_from_when_the_image_came",
     ),
     Fault(
+        "the server's page shows its data to everybody",
+        "fastdef/serving/page/routes.py",
+        'if not secrets.compare_digest(given, f"Bearer {token}".encode()):',
+        "if False:",
+        "tests/serving/test_page.py -k token",
+    ),
+    Fault(
+        "as many attacks at a time as are asked for",
+        "fastdef/serving/page/attacks.py",
+        "if not self._busy.acquire(blocking=False):",
+        "if self._busy.acquire(blocking=False) is None:",
+        "tests/serving/test_page.py -k one_attack",
+    ),
+    Fault(
         "Polyak has no longest step",
         "fastdef/runtime/solvers.py",
         "length.clamp_max(self.most / features).view",

@@ -48,10 +48,10 @@ def browser(tmp_path):
 
 
 @pytest.fixture
-def picture(tmp_path):
-    """A colourful photo that is none of the model's size."""
-    file = tmp_path / "photo.png"
-    pixels = torch.randint(0, 256, (60, 60, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+def picture(tmp_path, name):
+    """A colourful photo that is none of the model's size; on the phone more than a server takes, which it scales."""
+    file, size = tmp_path / "photo.png", 700 if name == "phone" else 60
+    pixels = torch.randint(0, 256, (size, size, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     Image.fromarray(pixels.numpy()).save(file)
     return file
 
@@ -65,8 +65,9 @@ def test_an_image_is_dropped_seen_and_attacked(name, link, browser, picture):
     page = browser(**WINDOWS[name])
     page.open(link)
     page.until("!document.getElementById('choose').hidden")
-    page.drop(picture, 100, 200)
+    page.drop(picture, 100, 130)
     page.until(READY)
+    assert (picture.stat().st_size > 1 << 20) == (name == "phone")
     assert page.js("document.querySelectorAll('#stages img').length") == 3
     assert page.js("document.querySelectorAll('#answers tr').length") == 10
     page.screenshot(SHOTS / f"page-{name}-dropped.png")
@@ -102,6 +103,7 @@ def test_everything_is_reached_by_the_keyboard(link, browser):
     assert page.js(focused) == "samples"
     page.press("Enter", 13, "\r")
     page.until(READY)
+    assert page.js(focused) == "samples"  # where it was
     page.js("document.querySelector('#samples button:last-child').focus()")
     reached = []
     for _ in range(3):
