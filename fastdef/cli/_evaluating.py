@@ -1,6 +1,5 @@
 """What the commands that evaluate have in common: their options, and what stands before a model."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -25,7 +24,6 @@ DType = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(help="of the attacks and of the defense's noise")]
-Json = Annotated[Path | None, typer.Option("--json", help="write the figures here")]
 
 
 def defense_options(*, undefended: bool, **options: Any) -> dict[str, Any]:

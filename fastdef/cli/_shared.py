@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 import torch
@@ -15,6 +16,7 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Source = Annotated[
     str | None, typer.Option(help="package.module:function that builds the model, where the file says that one does")
 ]
+Json = Annotated[Path | None, typer.Option("--json", help="write the figures here")]
 Size = Annotated[int | None, typer.Option(min=1, max=LARGEST, help="height and width; the model's own if it says")]
 
 DEFAULT_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -16,7 +16,7 @@ from fastdef.bench.solvers import bench_solvers
 from fastdef.checkpoint import load_for
 from fastdef.cli._data import Reading
 from fastdef.cli._evaluating import DTYPES
-from fastdef.cli._shared import DEFAULT_DEVICE, Device, Source, check_device
+from fastdef.cli._shared import DEFAULT_DEVICE, Device, Json, Source, check_device
 from fastdef.data import Dataset
 from fastdef.defense import ActiveDefense
 from fastdef.io import write_json
@@ -37,7 +37,7 @@ def defense(
     half: Annotated[str, typer.Option(help="none, float16 or bfloat16: one more contender")] = "bfloat16",
     growth: Annotated[bool, typer.Option(help="also cost by batch, image size and width")] = False,
     device: Device = DEFAULT_DEVICE,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
+    json_file: Json = None,
     figure: Annotated[Path | None, typer.Option(help="write the waterfall here, as PNG")] = None,
 ) -> None:
     """Active Defense from a paper's loop to ours, one technique at a time, on the same images in one run."""
@@ -113,7 +113,7 @@ def solvers(
     root: Annotated[Path, typer.Option(help="folder that holds it; the shipped images if not given")] = ASSETS,
     limit: Annotated[int, typer.Option(min=1, help="images")] = 256,
     device: Device = DEFAULT_DEVICE,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
+    json_file: Json = None,
 ) -> None:
     """What an accelerated descent saves and what it changes, beside Algorithm 1 as written."""
     dataset = Reading(root).load(data, "test", limit=limit).to(check_device(device))

@@ -14,7 +14,7 @@ from fastdef.assets import ASSETS
 from fastdef.bench.formats import Subject, bench_formats
 from fastdef.checkpoint import load_for, save
 from fastdef.cli._data import Reading
-from fastdef.cli._shared import DEFAULT_DEVICE, Device, check_device, parse_list
+from fastdef.cli._shared import DEFAULT_DEVICE, Device, Json, check_device, parse_list
 from fastdef.data import Dataset
 from fastdef.defense import ActiveDefense
 from fastdef.export.files import export_onnx
@@ -35,7 +35,7 @@ def formats(
     turns: Annotated[int, typer.Option(min=1, help="timed runs of each")] = 10,
     lockstep: Annotated[bool, typer.Option(help="the loop too that steps the whole batch to the end; slow")] = False,
     device: Device = DEFAULT_DEVICE,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
+    json_file: Json = None,
 ) -> None:
     """Latency, rate, size, memory and agreement of an export in each format and engine, against PyTorch."""
     sizes = parse_list(batches, int, option="--batches", needs="sizes, such as 1,8,64,")

@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 
 from fastdef.cli._data import Background, Data, Download, ImageSize, Order, Reading, Root
-from fastdef.cli._evaluating import Json
-from fastdef.cli._shared import DEFAULT_DEVICE, Device, Source, check_device, working
+from fastdef.cli._shared import DEFAULT_DEVICE, Device, Json, Source, check_device, working
 from fastdef.io import write_json
 from fastdef.training import calibrate as run
 

@@ -7,12 +7,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fastdef.cli._shared import Json
 from fastdef.demo import Demo, draw, run
 from fastdef.io import write_json
 
 
 def demo(
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
+    json_file: Json = None,
     figure: Annotated[Path | None, typer.Option(help="write a PNG of images and feature maps here")] = None,
     limit: Annotated[int, typer.Option(min=64, max=512, help="images")] = 512,
 ) -> None:

@@ -15,7 +15,6 @@ from fastdef.cli._evaluating import (
     Delta,
     DType,
     Eps,
-    Json,
     MaxSteps,
     OuterLoops,
     Seed,
@@ -25,7 +24,7 @@ from fastdef.cli._evaluating import (
     radius,
     report_refusals,
 )
-from fastdef.cli._shared import DEFAULT_DEVICE, Device, Source, check_device
+from fastdef.cli._shared import DEFAULT_DEVICE, Device, Json, Source, check_device
 from fastdef.evaluation import Attack, Evaluation
 from fastdef.evaluation import evaluate as run
 from fastdef.io import write_json

@@ -16,7 +16,6 @@ from fastdef.cli._evaluating import (
     Delta,
     DType,
     Eps,
-    Json,
     MaxSteps,
     OuterLoops,
     Seed,
@@ -26,7 +25,7 @@ from fastdef.cli._evaluating import (
     radius,
     refuse,
 )
-from fastdef.cli._shared import DEFAULT_DEVICE, Device, Source, check_device, parse_list
+from fastdef.cli._shared import DEFAULT_DEVICE, Device, Json, Source, check_device, parse_list
 from fastdef.data import Dataset
 from fastdef.evaluation.adaptive import BUDGETS, AdaptiveResults, Target, write_report
 from fastdef.evaluation.adaptive import Progress as Where

@@ -13,7 +13,7 @@ from fastdef import distributed
 from fastdef.checkpoint import load_for
 from fastdef.cli._data import Background, Data, Download, ImageSize, Limit, Order, Reading, Root, Split
 from fastdef.cli._evaluating import report_refusals
-from fastdef.cli._shared import DEFAULT_DEVICE, Device, Source, check_device, parse_list
+from fastdef.cli._shared import DEFAULT_DEVICE, Device, Json, Source, check_device, parse_list
 from fastdef.evaluation import Strengths, draw_strengths, evaluate_strengths, rounds
 from fastdef.io import write_json
 
@@ -37,7 +37,7 @@ def evaluate_afa(
     device: Device = DEFAULT_DEVICE,
     source: Source = None,
     seed: Annotated[int, typer.Option(min=0, help="of the random starts")] = 0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
+    json_file: Json = None,
     figure: Annotated[Path | None, typer.Option(help="write a PNG here")] = None,
 ) -> None:
     """Accuracy at each strength, and their mean; FGSM, C&W and the adaptive attack at the strongest.

@@ -1,8 +1,9 @@
 """``fastdef export``: a model file as ONNX, defense and all."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -11,7 +12,7 @@ from fastdef._validate import check_installed
 from fastdef.assets import ASSETS
 from fastdef.checkpoint import Checkpoint, check_whole, image_shape, load
 from fastdef.cli._data import Reading
-from fastdef.cli._shared import Size, Source, parse_list, working
+from fastdef.cli._shared import Json, Size, Source, parse_list, working
 from fastdef.data import Dataset
 from fastdef.evaluation import Attack
 from fastdef.export.files import export_onnx
@@ -21,6 +22,7 @@ from fastdef.export.pt2 import export_pt2
 from fastdef.export.quantized import cost, export_small
 from fastdef.export.tensorrt_engines import EngineOptions, export_engines, tensorrt
 from fastdef.export.triton_repository import write_repository
+from fastdef.io import write_json
 
 # The formats, and what each needs to be there.
 _FORMATS: dict[str, Callable[[], object]] = {
@@ -55,6 +57,7 @@ def export(
     timing_cache: Annotated[Path | None, typer.Option(help="file that TensorRT keeps measured kernels in")] = None,
     triton_repository: Annotated[Path | None, typer.Option(help="also a repository for Triton's server, here")] = None,
     name: Annotated[str, typer.Option(help="of the model on that server")] = "fastdef",
+    json_file: Json = None,
 ) -> None:
     """Write classifier.onnx and, for a model with an Active Defense, defended.onnx, noised.onnx and step.onnx."""
     if dtype not in _TYPES:
@@ -72,12 +75,12 @@ def export(
     dataset = (
         _images(Reading(root, size=size), data, split, 2 * limit if small else limit, shape) if check or small else None
     )
+    figures: dict[str, Any] = {}
     with working("exporting"):
         written = export_onnx(checkpoint, out, shape=shape, dtype=_TYPES[dtype], masked=format == "tensorrt")
-    for path in written:
-        typer.echo(f"wrote {path} ({path.stat().st_size / 2**20:.1f} MiB)")
+    _print(written)
     if small and dataset is not None:
-        _small(checkpoint, out, dataset)
+        figures["small"] = _small(checkpoint, out, dataset)
     formats = {
         "openvino": lambda: export_openvino(out),
         "pt2": lambda: export_pt2(checkpoint, out, shape=shape, dtype=_TYPES[dtype]),
@@ -85,15 +88,22 @@ def export(
     }
     if format in formats:
         with working(f"writing {format}"):
-            written = formats[format]()
-        for path in written:
-            typer.echo(f"wrote {path} ({path.stat().st_size / 2**20:.1f} MiB)")
+            added = formats[format]()
+        _print(added)
+        written += added
     if triton_repository is not None:
         typer.echo(f"wrote {write_repository(out, triton_repository, name=name)}")
     if check and dtype != "float32":
         typer.echo("not checked: parity with PyTorch is of float32; see --small for what half precision costs")
     elif check and dataset is not None:
-        _check(checkpoint, out, dataset.take(limit))
+        figures["parity"] = _check(checkpoint, out, dataset.take(limit))
+    if json_file is not None:
+        write_json(json_file, {"files": {path.name: path.stat().st_size for path in written}, **figures})
+
+
+def _print(written: list[Path]) -> None:
+    for path in written:
+        typer.echo(f"wrote {path} ({path.stat().st_size / 2**20:.1f} MiB)")
 
 
 def _batches(text: str) -> tuple[int, int, int]:
@@ -119,24 +129,26 @@ def _images(reading: Reading, data: str, split: str, limit: int, shape: tuple[in
     return dataset
 
 
-def _small(checkpoint: Checkpoint, out: Path, dataset: Dataset) -> None:
-    """Write the small classifiers, calibrated on one half of the images, and print what they cost on the other."""
+def _small(checkpoint: Checkpoint, out: Path, dataset: Dataset) -> dict[str, Any]:
+    """Write the small classifiers, calibrated on one half of the images; print and return their cost on the other."""
     judged = len(dataset) // 2
     images, labels = dataset.floats(0, judged), dataset.labels[:judged]
-    for path in export_small(checkpoint, out, dataset.floats(judged, len(dataset))):
-        typer.echo(f"wrote {path} ({path.stat().st_size / 2**20:.1f} MiB)")
-    typer.echo(f"clean, {cost(out, images, labels)}")
-    typer.echo(f"attacked, {cost(out, Attack()(checkpoint.model, images, labels), labels)}")
+    _print(export_small(checkpoint, out, dataset.floats(judged, len(dataset))))
+    clean, attacked = cost(out, images, labels), cost(out, Attack()(checkpoint.model, images, labels), labels)
+    typer.echo(f"clean, {clean}")
+    typer.echo(f"attacked, {attacked}")
+    return {"clean": asdict(clean), "attacked": asdict(attacked)}
 
 
-def _check(checkpoint: Checkpoint, out: Path, dataset: Dataset) -> None:
-    """Print how the files compare with PyTorch on clean and on attacked images.
+def _check(checkpoint: Checkpoint, out: Path, dataset: Dataset) -> list[dict[str, Any]]:
+    """Print and return how the files compare with PyTorch on clean and on attacked images.
 
     Raises:
         ValueError: at the first that does not answer alike.
     """
     images = dataset.floats(0, len(dataset))
     attacked = Attack()(checkpoint.model, images, dataset.labels)
+    held: list[dict[str, Any]] = []
     for name, given in (("clean", images), ("attacked", attacked)):
         with working(f"comparing with PyTorch on {len(given)} {name} images; --no-check leaves this out"):
             findings = check_parity(checkpoint, out, given)
@@ -144,3 +156,5 @@ def _check(checkpoint: Checkpoint, out: Path, dataset: Dataset) -> None:
             typer.echo(f"{len(given)} {name} images, {finding}")
             if not finding.holds:
                 raise ValueError(f"the exported files do not answer as PyTorch does on {name} images; first: {finding}")
+            held.append({"images": name, **asdict(finding)})
+    return held

@@ -7,9 +7,10 @@ import typer
 
 from fastdef.checkpoint import LARGEST, Checkpoint, check_classes, check_images, import_foreign, save
 from fastdef.cli._data import Background, Download, Limit, Order, Reading, Root
-from fastdef.cli._shared import parse_list
+from fastdef.cli._shared import Json, parse_list
 from fastdef.data import Dataset
 from fastdef.evaluation import Accuracy, accuracy
+from fastdef.io import write_json
 from fastdef.nn import architecture_of, parse_architecture
 
 _BATCH = 256
@@ -39,6 +40,7 @@ def import_(
     background: Background = None,
     class_order: Order = "text",
     limit: Limit = None,
+    json_file: Json = None,
 ) -> None:
     """Turn a foreign checkpoint into a model file. Reads tensors only: nothing in the file is executed."""
     if (mean is None) != (std is None):
@@ -60,6 +62,9 @@ def import_(
     typer.echo(f"wrote {out}" if weights is None else f"wrote {out}, of the weights {weights!r}")
     if tried is not None:
         typer.echo(f"clean accuracy on {data} test: {tried}")
+    if json_file is not None:
+        clean = None if tried is None else tried.to_json()
+        write_json(json_file, {"file": str(out), "architecture": imported.architecture, "clean": clean})
 
 
 def _try(checkpoint: Checkpoint, path: Path, dataset: Dataset) -> Accuracy:

@@ -8,8 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fastdef.checkpoint import load
-from fastdef.cli._evaluating import Json
-from fastdef.cli._shared import Source
+from fastdef.cli._shared import Json, Source
 from fastdef.hub import describe
 from fastdef.io import write_json
 

@@ -9,8 +9,7 @@ from rich.table import Table
 
 from fastdef.checkpoint import load_for
 from fastdef.cli._data import PANEL, Background, Data, Download, ImageSize, Order, Reading, Root, Split
-from fastdef.cli._evaluating import Json
-from fastdef.cli._shared import DEFAULT_DEVICE, Device, Source, check_device, working
+from fastdef.cli._shared import DEFAULT_DEVICE, Device, Json, Source, check_device, working
 from fastdef.defense import choose_layers
 from fastdef.io import write_json
 

@@ -7,7 +7,7 @@ import typer
 from torch import nn
 
 from fastdef.cli._data import Background, Data, Download, ImageSize, Limit, Order, Reading, Root
-from fastdef.cli._shared import DEFAULT_DEVICE, Device, check_device
+from fastdef.cli._shared import DEFAULT_DEVICE, Device, Json, check_device
 from fastdef.cli._training import (
     Architecture,
     Augment,
@@ -25,6 +25,7 @@ from fastdef.cli._training import (
     build_model,
     parse_milestones,
 )
+from fastdef.io import write_json
 from fastdef.losses import PGDAT, RECIPES
 from fastdef.nn import architecture_of, check_architecture
 from fastdef.training import STRENGTHS, TrainConfig, train_branches, train_fusing
@@ -68,6 +69,7 @@ def afa(
     device: Device = DEFAULT_DEVICE,
     seed: Seed = 0,
     resume: Resume = False,
+    json_file: Json = None,
 ) -> None:
     """AFA: a branch for each attack strength (stage I), then the generator that mixes the outermost (stage II)."""
     place = check_device(device)
@@ -126,6 +128,8 @@ def afa(
                 progress=bar.update,
             )
     typer.echo(bar.outcome(figures))
+    if json_file is not None:
+        write_json(json_file, figures)
 
 
 def _check_conversions(model: nn.Module, branches: int, placement: str) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from fastdef.cli._data import Background, Data, Download, ImageSize, Limit, Order, Reading, Root
-from fastdef.cli._shared import DEFAULT_DEVICE, Device, check_device
+from fastdef.cli._shared import DEFAULT_DEVICE, Device, Json, check_device
 from fastdef.cli._training import (
     Architecture,
     Augment,
@@ -23,6 +23,7 @@ from fastdef.cli._training import (
     build_model,
     parse_milestones,
 )
+from fastdef.io import write_json
 from fastdef.nn import first_group, normalize_features, normalized
 from fastdef.training import TrainConfig, train_smoothing
 
@@ -72,6 +73,7 @@ def smoothing(
     device: Device = DEFAULT_DEVICE,
     seed: Seed = 0,
     resume: Resume = False,
+    json_file: Json = None,
 ) -> None:
     """Standard training with the feature smoothing loss, then a calibrated Active Defense."""
     if features not in _FEATURES:
@@ -115,3 +117,5 @@ def smoothing(
             progress=bar.update,
         )
     typer.echo(bar.outcome(figures))
+    if json_file is not None:
+        write_json(json_file, figures)

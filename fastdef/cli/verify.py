@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fastdef.cli._evaluating import Json
-from fastdef.cli._shared import working
+from fastdef.cli._shared import Json, working
 from fastdef.export.verify import ENGINES
 from fastdef.export.verify import verify as verify_export
 from fastdef.io import write_json

@@ -15,9 +15,12 @@ def test_export_writes_the_files_and_checks_them_part_by_part(run, model_file, t
         tmp_path / "served",
     ]
 
-    status, out, _ = run(*command, "--name", "guard")
+    status, out, _ = run(*command, "--name", "guard", "--json", tmp_path / "figures.json")
 
+    figures = json.loads((tmp_path / "figures.json").read_text())
     assert status == 0
+    assert figures["files"]["defended.onnx"] == (tmp_path / "out" / "defended.onnx").stat().st_size
+    assert [one["images"] for one in figures["parity"]].count("attacked") == out.count("4 attacked images")
     assert (tmp_path / "out" / "defended.onnx").is_file()
     assert (tmp_path / "served" / "guard" / "config.pbtxt").is_file()
     assert "4 clean images, classifier.onnx: probabilities" in out

@@ -1,3 +1,5 @@
+import json
+
 import torch
 
 from fastdef.assets import ASSETS
@@ -44,9 +46,10 @@ def test_an_import_says_which_weights_it_took_and_what_they_are_worth(run, refus
     dataset = load_dataset("fashion-mnist", "test", root=ASSETS).subset(300)
     right = int((shipped.model(dataset.floats(0, 300)).argmax(1) == dataset.labels).sum())
 
-    status, told, _ = run(*command, "--weights", "best")
+    status, told, _ = run(*command, "--weights", "best", "--json", tmp_path / "figures.json")
 
     assert (status, right > 200) == (0, True)
+    assert json.loads((tmp_path / "figures.json").read_text())["clean"]["correct"] == right
     assert told.splitlines()[0] == f"wrote {tmp_path / 'ours'}, of the weights 'best'"
     assert f"clean accuracy on fashion-mnist test: {right / 300:.1%} ({right}/300" in told
     (tmp_path / "ours").unlink()

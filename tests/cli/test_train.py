@@ -26,12 +26,16 @@ def test_the_version_is_told(run):
 
 
 def test_training_writes_a_calibrated_model_and_says_so(run, data, tmp_path):
-    status, out, error = run("train", "smoothing", *data, *SMALL, "--out", tmp_path / "run", "--ema", "0.9")
+    status, out, error = run(
+        "train", "smoothing", *data, *SMALL, "--out", tmp_path / "run", "--ema", "0.9", "--json", tmp_path / "json"
+    )
 
+    figures = json.loads((tmp_path / "json").read_text())
     checkpoint = load(tmp_path / "run" / "model.safetensors")
     assert status == 0
     assert out.startswith(f"wrote {tmp_path / 'run' / 'model.safetensors'}: ")
     assert "epoch 1" in error
+    assert f"accuracy {figures['accuracy']:.4g}" in out
     assert checkpoint.classes[0] == "T-shirt"
     assert checkpoint.defense["kind"] == "active"
     assert checkpoint.architecture["mean"] == [pytest.approx(0.5, abs=0.02)]

@@ -23,11 +23,11 @@ def test_both_stages_run_and_a_finished_run_is_not_trained_over(run, refuse, dat
     out = tmp_path / "afa"
     command = ["train", "afa", *data, *SMALL, "--branches", "2", "--out", out]
 
-    status, told, error = run(*command)
+    status, told, error = run(*command, "--json", tmp_path / "json")
 
     assert status == 0
     assert told.startswith(f"wrote {out / 'model.safetensors'}: ")
-    assert "clean_w1" in told
+    assert f"clean_w1 {json.loads((tmp_path / 'json').read_text())['clean_w1']:.4g}" in told
     assert error.count("epoch 1: ") == 2
     assert any(isinstance(module, AFA2d) for module in load(out / "model.safetensors").model.modules())
     assert load(out / "stage1" / "model.safetensors").training["config"]["method"]["strengths"] == [0, 8]
