@@ -4,6 +4,7 @@ import copy
 import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,9 @@ def serve(
     token = make_token(page, host)
     shown = None if token is None else Page(token, defense)
     app = application(worker, classes=names, shape=shape, grace=grace, background=background, resize=resize, page=shown)
-    run(Config(lambda: app, host=host, port=port, token=token, timeout_graceful_shutdown=math.ceil(grace) + 5))
+    config = Config(lambda: app, host=host, port=port, token=token, timeout_graceful_shutdown=math.ceil(grace) + 5)
+    with suppress(KeyboardInterrupt):  # which the server raises again after it has ended in order
+        run(config)
 
 
 def _checkpoint(

@@ -2,7 +2,10 @@
 
 import http.client
 import json
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from importlib.util import find_spec
@@ -110,6 +113,30 @@ def test_a_solver_that_no_file_can_hold_is_refused(model, images, tmp_path):
         fastdef.export_onnx(defended(model, images, solver=Own()), tmp_path, shape=SHAPE)
     with pytest.raises(ValueError, match="needs a name among gradient, polyak"):
         fastdef.ActiveDefense.from_config(model, {**defended(model, images).config(), "solver": {"name": "own"}})
+
+
+_SERVED = """
+import torch, fastdef
+from torch import nn
+model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(400, 3)).eval()
+fastdef.serve(fastdef.ActiveDefense(model, "0", beta=1.0, delta=1.0, compile=False), shape=(1, 12, 12), port=0)
+print("ended")
+"""
+
+
+@pytest.mark.skipif(find_spec("fastapi") is None, reason="is of an extra")
+def test_an_interrupt_ends_the_server_and_the_program_goes_on():
+    command = [sys.executable, "-c", _SERVED]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+        said = ""
+        while "running on" not in said:
+            said = program.stderr.readline()
+            assert said, "it never listened"
+        program.send_signal(signal.SIGINT)
+        out, error = program.communicate()
+
+    assert (program.returncode, out) == (0, "ended\n")
+    assert "Traceback" not in error
 
 
 def test_a_model_in_training_is_refused_and_its_statistics_stay(tmp_path):

@@ -149,7 +149,8 @@ def _named(name: str, encoded: bytes) -> Iterator[None]:
 def _check_size(name: str, got: tuple[int, int], size: tuple[int, int] | None) -> None:
     height, width = got
     if size is not None and size != got:
-        raise ValueError(f"{name} needs to be {size[0]} x {size[1]} pixels, got {height} x {width}; or ask to resize")
+        scaled = "scale it, or have it scaled: --resize, in Python resize=True"
+        raise ValueError(f"{name} needs to be {size[0]} x {size[1]} pixels, got {height} x {width}: {scaled}")
     if height * width > MOST_PIXELS:
         raise ValueError(f"{name} needs at most {MOST_PIXELS} pixels, got {width} x {height}")
 
