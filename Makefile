@@ -17,7 +17,7 @@ demo: .venv/.core
 test: .venv/.dev
 	$(PYTEST) --dist loadfile -m "not slow and not gpu"
 
-test-slow: .venv/.dev .venv/.triton-server .venv/.ray
+test-slow: .venv/.dev .venv/.triton-server .venv/.ray .venv/.attacks
 	$(PYTEST) --dist loadfile -m "slow and not gpu"
 
 # Hours; goes on where it was. Words narrow it down: make mutate WORDS=attacks/_losses
@@ -56,6 +56,12 @@ docs: .venv/.dev
 # The wheel has the server itself. It asks for an older numpy than ours, which the server does without.
 .venv/.triton-server: .venv/.dev
 	$(INSTALL) --no-deps --target .venv/triton-server nvidia-pytriton
+	@touch $@
+
+# torchattacks asks for a requests of 2021, which its attacks do without.
+.venv/.attacks: .venv/.dev
+	$(INSTALL) --editable ".[attacks]"
+	$(INSTALL) --no-deps torchattacks
 	@touch $@
 
 # 410 MB.

@@ -96,7 +96,28 @@ def autoattack(model, images, labels):
     return attacked
 
 
-@pytest.mark.parametrize("library", [foolbox, autoattack])
+def torchattacks(model, images, labels):
+    library = pytest.importorskip("torchattacks", reason="needs it: make .venv/.attacks")
+    return library.PGD(model, eps=EPS, alpha=STEP, steps=STEPS)(images, labels)
+
+
+def toolbox(model, images, labels):
+    evasion = pytest.importorskip("art.attacks.evasion", reason="needs fastdef[attacks]")
+    from art.estimators.classification import PyTorchClassifier
+
+    loss = torch.nn.CrossEntropyLoss()
+    shape = tuple(images.shape[1:])
+    classifier = PyTorchClassifier(model, loss, shape, nb_classes=10, clip_values=(0, 1), device_type="cpu")
+    attack = evasion.ProjectedGradientDescent(
+        classifier, eps=EPS, eps_step=STEP, max_iter=STEPS, num_random_init=1, verbose=False
+    )
+    return torch.from_numpy(attack.generate(images.numpy(), y=labels.numpy()))
+
+
+@pytest.mark.filterwarnings("ignore")  # theirs
+@pytest.mark.parametrize(
+    "library", [foolbox, autoattack, *(pytest.param(one, marks=pytest.mark.slow) for one in (torchattacks, toolbox))]
+)
 def test_a_library_s_attack_leaves_what_ours_leaves(shipped, batch, library):
     """Of 32 images each; three standard deviations of the difference of two such shares are 0.37."""
     images, labels = batch
