@@ -74,7 +74,7 @@ def defend(
             size=size,
             resize=resize,
             background=background,
-            device=str(check_device(device)),
+            device=device if replicas else str(check_device(device)),  # which may be of other machines
             source=source,
         )
         _defend_many(Plan.begin(out.absolute(), recipe, part_size=part_size, seed=seed, resume=resume), replicas)

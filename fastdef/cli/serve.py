@@ -104,12 +104,12 @@ def _application(options: "Options", token: str | None) -> "FastAPI":
 
 
 def _serve_replicas(options: "Options", replicas: int, workers: int, *, host: str, port: int, keep_alive: int) -> None:
+    if workers != 1:
+        raise ValueError(f"--replicas needs --workers 1, got {workers}: each replica is a process of its own")
     try:
         from fastdef.serving import cluster
     except ImportError as error:
         raise ValueError(f"--replicas needs {error.name}: pip install 'fastdef[ray]'") from error
-    if workers != 1:
-        raise ValueError(f"--replicas needs --workers 1, got {workers}: each replica is a process of its own")
     image_shape(load(options.model, source=options.source), options.size)  # refuses before a process starts
     found = {"model": options.model.absolute()} if options.model.exists() else {}  # else it is on the hub
     threads = max(1, (os.cpu_count() or 1) // replicas)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from fastdef._cluster import joined
@@ -37,9 +38,11 @@ def _here(plan: Plan, todo: list[int]) -> Iterator[int]:
 
 def _by_replicas(plan: Plan, todo: list[int], replicas: int) -> Iterator[int]:
     """Parts as they are written. One whose replica dies is made again by another: a file is whole or not there."""
+    if plan.recipe.device not in ("cpu", "cuda"):
+        raise ValueError(f"replicas need --device cpu, or cuda for a GPU each, got {plan.recipe.device}")
     threads = max(1, (os.cpu_count() or 1) // replicas)
-    device: dict[str, Any] = {"num_gpus": 1} if plan.recipe.device.startswith("cuda") else {"num_cpus": threads}
-    PartMaker(plan.recipe)  # refuses before a process starts
+    device: dict[str, Any] = {"num_gpus": 1} if plan.recipe.device == "cuda" else {"num_cpus": threads}
+    PartMaker(replace(plan.recipe, device="cpu"))  # refuses before a process starts
     with joined(replicas * threads + 1):
         import ray
 

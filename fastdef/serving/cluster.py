@@ -64,8 +64,13 @@ def app(options: Options) -> Application:
 
     A replica takes the images that fit its slots and its queue; beyond that each proxy holds as many requests as one
     queue does, and answers 503 to more. A replica is added where there are more requests than slots.
+
+    Raises:
+        ValueError: for a device by number.
     """
-    gpu = {"num_gpus": 1} if options.device.startswith("cuda") else {}
+    if options.device not in ("cpu", "cuda"):
+        raise ValueError(f"replicas need the device cpu, or cuda for a GPU each, got {options.device}")
+    gpu = {"num_gpus": 1} if options.device == "cuda" else {}
     fixed: dict[str, Any] = {} if options.replicas is None else {"num_replicas": options.replicas}
     replicas = serve.deployment(
         serve.ingress()(Replica),

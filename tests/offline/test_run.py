@@ -102,6 +102,18 @@ def test_rows_do_not_depend_on_the_parts_nor_on_how_images_are_stored(monkeypatc
     assert a == b == c
 
 
+def test_deterministic_rows_are_bitwise_the_same_in_parts_of_one_and_of_more_than_the_slots(
+    monkeypatch, model, tmp_path
+):
+    write_parquet(tmp_path / "stored.parquet", range(70))
+    fixed = (model, tmp_path / "stored.parquet", "--deterministic", "--seed", "1")
+
+    for size in (1, 70):
+        assert defend(monkeypatch, *fixed, "--out", tmp_path / str(size), "--part-size", size) == 0
+
+    assert rows_of(tmp_path / "1") == rows_of(tmp_path / "70")
+
+
 def test_what_cannot_be_read_has_a_row_that_says_why(monkeypatch, model, photos, tmp_path):
     (photos / "3.png").write_bytes(picture(3)[:40])
     (photos / "5.png").rename(photos / "5.gif")
@@ -158,10 +170,12 @@ def test_without_a_seed_each_run_draws_its_own(monkeypatch, model, photos, tmp_p
         (["--out", "out", "--deadline", "1"], "no --strict and no --deadline"),
         (["--resume"], "need the --out folder"),
         (["--replicas", "2"], "need the --out folder"),
+        (["--out", "out", "--replicas", "2", "--device", "cuda:1"], "need --device cpu, or cuda for a GPU each"),
         (["--out", "out", "--size", "9"], "0 rows"),
     ][:4],
 )
-def test_options_that_do_not_fit_are_refused(monkeypatch, capsys, model, photos, options, needed):
+def test_options_that_do_not_fit_are_refused(monkeypatch, capsys, model, photos, tmp_path, options, needed):
+    monkeypatch.chdir(tmp_path)
     assert defend(monkeypatch, model, photos, *options) == 2
 
     assert needed in capsys.readouterr().err

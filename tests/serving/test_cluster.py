@@ -16,7 +16,7 @@ import torch
 from fastdef.checkpoint import load, save
 from fastdef.defense import ActiveDefense
 from fastdef.nn import architecture_of, build, parse_architecture
-from tests.serving.replicas import RAW, free_port, needs_ray, started
+from tests.serving.replicas import RAW, ROOT, free_port, needs_ray, started
 from tests.waiting import wait_until
 
 pytestmark = [needs_ray, pytest.mark.slow]
@@ -76,12 +76,18 @@ def test_with_a_replica_killed_under_attack_each_request_is_answered_once_and_de
             so_far = len(load_on.answers)
             wait_until(lambda: len(load_on.answers) > so_far + 100, 120)
 
+    check(load_on, model, images)
+    assert len(load_on.answers) > 200
+
+
+def check(load_on, model, images):
+    """Every request had one answer, its own and defended, or a 503 that says when to ask again."""
     answered = [answer for answer in load_on.answers if answer[2] == 200]
     refused = [answer for answer in load_on.answers if answer[2] != 200]
     assert load_on.broken == []
     assert {status for *_, status, _, _ in refused} <= {503}
     assert all("retry-after" in headers for *_, headers, _ in refused)
-    assert len({id for _, id, *_ in load_on.answers}) == len(load_on.answers) > 200
+    assert len({id for _, id, *_ in load_on.answers}) == len(load_on.answers)
     assert len(refused) < len(answered) / 10
     defense = ActiveDefense.from_checkpoint(load(model), seed=1, compile=False)
     expected = defense.defend(
@@ -174,3 +180,53 @@ def test_more_requests_than_can_wait_are_503_at_once(endless, images, tmp_path):
     assert statuses.count(503) >= 16 - 2 * 5  # three in the replica and two before it, and as many once those are out
     assert all(headers["retry-after"] for status, headers, _ in answers if status == 503)
     assert all(json.loads(body)["steps"] > 0 for status, _, body in answers if status == 200)
+
+
+def serve_run(configuration, replicas, tmp_path):
+    """What ``serve run`` makes of a configuration."""
+    path = tmp_path / "configuration.yaml"
+    path.write_text(json.dumps(configuration))  # which is YAML too
+    command = [sys.executable, str(ROOT / "tests" / "serving" / "serve_run.py"), str(path)]
+    return started(command, configuration["http_options"]["port"], replicas, tmp_path / "log")
+
+
+def shipped(model, **args):
+    """The configuration that ships, for this machine."""
+    configuration = pytest.importorskip("yaml").safe_load((ROOT / "examples" / "ray-serve.yaml").read_text())
+    configuration["http_options"] |= {"host": "127.0.0.1", "port": free_port()}
+    configuration["applications"][0]["args"] |= {"model": str(model), "device": "cpu", "compile": False, **args}
+    return configuration
+
+
+def test_the_shipped_configuration_adds_a_replica_under_load_and_survives_its_death(model, images, tmp_path):
+    configuration = shipped(model, replay=True, seed=1)
+    configuration["applications"][0]["deployments"][0]["autoscaling_config"] |= {
+        "max_replicas": 2,
+        "target_ongoing_requests": 2,
+        "upscale_delay_s": 1,
+    }
+    with serve_run(configuration, 1, tmp_path) as cluster, (load_on := Load(cluster, images)):
+        wait_until(lambda: len(cluster.replicas()) == 2, 240)
+        so_far = cluster.metric("fastdef_images_total")
+        wait_until(lambda: cluster.metric("fastdef_images_total") > so_far + 100, 240)
+        os.kill(cluster.replicas()[0], signal.SIGKILL)
+        so_far = len(load_on.answers)
+        wait_until(lambda: len(load_on.answers) > so_far + 100, 240)
+
+    check(load_on, model, images)
+
+
+def test_a_replica_whose_thread_has_ended_says_503_and_is_replaced(model, images, tmp_path):
+    configuration = shipped(model)
+    application = configuration["applications"][0]
+    application["import_path"] = "tests.serving.mortal:app"
+    application["deployments"][0]["autoscaling_config"]["max_replicas"] = 1
+    with serve_run(configuration, 1, tmp_path) as cluster:
+        (before,) = cluster.replicas()
+
+        assert cluster.ask("GET", "/die")[0] == 200
+        status, headers, _ = cluster.ask("POST", "/classify", raw(images[0]))
+        assert status == 503
+        assert headers["retry-after"]
+        wait_until(lambda: before not in cluster.replicas() and cluster.healthy(), 240)
+        assert cluster.ask("POST", "/classify", raw(images[0]))[0] == 200
