@@ -2,14 +2,12 @@
 
 from typing import Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
 
 from fastdef.checkpoint import Checkpoint
+from fastdef.cli._shared import DTYPE, parse_dtype
 from fastdef.defense import ActiveDefense
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 Eps = Annotated[float, typer.Option(help="radius of the attacks, in 255ths", rich_help_panel="Attack")]
 PANEL = "Defense"
@@ -17,12 +15,7 @@ Delta = Annotated[float | None, typer.Option(help="threshold of L_F, if not the 
 MaxSteps = Annotated[int | None, typer.Option(min=1, help="steps an image may take", rich_help_panel=PANEL)]
 OuterLoops = Annotated[int | None, typer.Option(min=1, help="runs of the defense averaged", rich_help_panel=PANEL)]
 Undefended = Annotated[bool, typer.Option("--undefended", help="leave the defense out", rich_help_panel=PANEL)]
-DType = Annotated[
-    str | None,
-    typer.Option(
-        help="of the loop's convolutions: float32, float16 or bfloat16", show_default="float32", rich_help_panel=PANEL
-    ),
-]
+DType = Annotated[str | None, typer.Option(help=DTYPE, show_default="float32", rich_help_panel=PANEL)]
 Seed = Annotated[int, typer.Option(help="of the attacks and of the defense's noise")]
 
 
@@ -34,8 +27,8 @@ def defense_options(*, undefended: bool, **options: Any) -> dict[str, Any]:
     """
     if undefended:
         refuse(options, "is for the defense, and --undefended leaves it out")
-    if options["dtype"] not in (None, *DTYPES):
-        raise ValueError(f"--dtype needs one of {', '.join(DTYPES)}, got {options['dtype']!r}")
+    if options["dtype"] is not None:
+        parse_dtype(options["dtype"])
     return given(options)
 
 
@@ -88,5 +81,5 @@ def defense_of(
         return None
     chosen = dict(options)
     if "dtype" in chosen:
-        chosen["dtype"] = DTYPES[chosen["dtype"]]
+        chosen["dtype"] = parse_dtype(chosen["dtype"])
     return ActiveDefense.from_checkpoint(checkpoint, seed=seed, compile=compile, **chosen)

@@ -19,6 +19,10 @@ Source = Annotated[
 Json = Annotated[Path | None, typer.Option("--json", help="write the figures here")]
 Size = Annotated[int | None, typer.Option(min=1, max=LARGEST, help="height and width; the model's own if it says")]
 
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPE = f"of the loop's convolutions: {', '.join(DTYPES)}"
+DType = Annotated[str, typer.Option(help=DTYPE)]
+
 DEFAULT_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -63,3 +67,24 @@ def parse_list(text: str, kind: Callable[[str], Number], *, option: str, needs: 
         return tuple(kind(part) for part in text.split(","))
     except ValueError as error:
         raise ValueError(f"{option} needs {needs} separated by commas, got {text!r}") from error
+
+
+def parse_dtype(name: str) -> torch.dtype:
+    """Of the loop's convolutions.
+
+    Raises:
+        ValueError: for another.
+    """
+    if name not in DTYPES:
+        raise ValueError(f"--dtype needs one of {', '.join(DTYPES)}, got {name!r}")
+    return DTYPES[name]
+
+
+def check_replicas(replicas: int | None, device: str) -> None:
+    """Refuse replicas that would share a GPU: Ray gives each its own, which is called cuda there.
+
+    Raises:
+        ValueError: for a device with a number.
+    """
+    if replicas is not None and ":" in device:
+        raise ValueError(f"--replicas need --device cpu, or cuda for a GPU each, got {device}")

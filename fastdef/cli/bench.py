@@ -15,8 +15,7 @@ from fastdef.bench.growth import bench_growth
 from fastdef.bench.solvers import bench_solvers
 from fastdef.checkpoint import load_for
 from fastdef.cli._data import Reading
-from fastdef.cli._evaluating import DTYPES
-from fastdef.cli._shared import DEFAULT_DEVICE, Device, Json, Source, check_device
+from fastdef.cli._shared import DEFAULT_DEVICE, DTYPES, Device, Json, Source, check_device
 from fastdef.data import Dataset
 from fastdef.defense import ActiveDefense
 from fastdef.io import write_json

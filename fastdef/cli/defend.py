@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastdef.checkpoint import image_shape, load
 from fastdef.cli._data import Background, tell_notes
-from fastdef.cli._shared import Device, Size, Source, check_device
+from fastdef.cli._shared import Device, DType, Size, Source, check_device, check_replicas, parse_dtype
 from fastdef.data import Decoder, EncodedImages, load_images
 from fastdef.defense import ActiveDefense, Result
 from fastdef.offline import Plan, Recipe, run
@@ -48,6 +48,7 @@ def defend(
     replicas: Annotated[
         int | None, typer.Option(min=1, help="processes of Ray, each with a device", rich_help_panel=_MANY)
     ] = None,
+    dtype: DType = "float32",
     compile: Annotated[bool, typer.Option(help="torch.compile the step; pays from some hundred images on")] = False,
     device: Device = "cpu",
     source: Source = None,
@@ -64,12 +65,14 @@ def defend(
     if out is not None:
         if strict or deadline is not None:
             raise ValueError("--out answers every image, however long it takes: it needs no --strict and no --deadline")
+        check_replicas(replicas, device)
         recipe = Recipe(
             model=model.absolute() if model.exists() else model,  # else it is on the hub
             images=EncodedImages(images),
             seed=0,  # of the plan
             max_steps=max_steps,
             deterministic=deterministic,
+            dtype=parse_dtype(dtype),
             compile=compile,
             size=size,
             resize=resize,
@@ -85,7 +88,7 @@ def defend(
     checkpoint = load(model, device=check_device(device), source=source)
     options = {} if max_steps is None else {"max_steps": max_steps}
     defense = ActiveDefense.from_checkpoint(
-        checkpoint, seed=seed, compile=compile, deterministic=deterministic, **options
+        checkpoint, seed=seed, dtype=parse_dtype(dtype), compile=compile, deterministic=deterministic, **options
     )
     channels, *plane = image_shape(checkpoint, size)
     lines = _Lines(checkpoint.classes)

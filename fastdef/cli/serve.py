@@ -10,7 +10,7 @@ import typer
 
 from fastdef.checkpoint import image_shape, load
 from fastdef.cli._data import Background
-from fastdef.cli._shared import DEFAULT_DEVICE, Device, Size, Source, check_device
+from fastdef.cli._shared import DEFAULT_DEVICE, Device, DType, Size, Source, check_device, check_replicas, parse_dtype
 from fastdef.data import Decoder
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def serve(
     ] = None,
     replay: Annotated[bool, typer.Option("--replay", help="let requests choose the id of their noise")] = False,
     seed: Annotated[int | None, typer.Option(min=0, help="of the noise, with --replay; else the system's")] = None,
+    dtype: DType = "float32",
     compile: Annotated[bool, typer.Option(help="torch.compile the step")] = True,
     device: Device = DEFAULT_DEVICE,
     source: Source = None,
@@ -58,6 +59,7 @@ def serve(
     if seed is not None and not replay:
         raise ValueError("--seed is for --replay: without it nobody may know the noise")
     Decoder(background)  # refuses what is no colour before a process starts
+    parse_dtype(dtype)
     options = Options(
         model=model,
         size=size,
@@ -72,11 +74,13 @@ def serve(
         grace=grace,
         replay=replay,
         seed=seed,
+        dtype=dtype,
         compile=compile,
         device=device,
         source=source,
     )
     if replicas is not None:
+        check_replicas(replicas, device)
         if page:
             raise ValueError("--page needs one process, got --replicas: a look and its attacks are of one defense")
         _serve_replicas(options, replicas, workers, host=host, port=port, keep_alive=keep_alive)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastdef.checkpoint import image_shape, load
@@ -31,6 +32,7 @@ class Recipe:
         max_steps: that an image may take; the file's if not given.
         deterministic: rows are bitwise the same, whatever the parts, and wherever they are made by the same program on
             the same kind of device.
+        dtype: of the loop's convolutions.
         compile: torch.compile the step.
         size: height and width of the images, where the file does not say.
         resize: scale images of another size.
@@ -44,6 +46,7 @@ class Recipe:
     seed: int
     max_steps: int | None = None
     deterministic: bool = False
+    dtype: torch.dtype = torch.float32
     compile: bool = False
     size: int | None = None
     resize: bool = False
@@ -70,7 +73,12 @@ class PartMaker:
         self._channels, *self._plane = image_shape(checkpoint, recipe.size)
         steps = {} if recipe.max_steps is None else {"max_steps": recipe.max_steps}
         self._defense = ActiveDefense.from_checkpoint(
-            checkpoint, seed=recipe.seed, compile=recipe.compile, deterministic=recipe.deterministic, **steps
+            checkpoint,
+            seed=recipe.seed,
+            dtype=recipe.dtype,
+            compile=recipe.compile,
+            deterministic=recipe.deterministic,
+            **steps,
         )
 
     def write(self, numbers: range, path: Path) -> None:

@@ -106,6 +106,7 @@ class Plan:
             "defense": checkpoint.defense,
             "images": {"count": len(recipe.images), "files": recipe.images.digest},
             "device": recipe.device.partition(":")[0],
+            "dtype": str(recipe.dtype)[6:],
             "part_size": self.part_size,
             **{name: getattr(recipe, name) for name in rest},
         }

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import torch
 from fastapi import FastAPI
 from pydantic import BaseModel, Field, model_validator
 
@@ -31,6 +32,7 @@ class Options(BaseModel, extra="forbid"):
         grace: seconds for what was accepted, once it has to stop.
         replay: let requests choose the id of their noise.
         seed: of the noise, with ``replay``; else each process's own, from the system.
+        dtype: of the loop's convolutions.
         compile: torch.compile the step.
         device: where the defense runs; each replica of "cuda" has a GPU of its own.
         source: code that builds the network, where the file says that one does.
@@ -51,6 +53,7 @@ class Options(BaseModel, extra="forbid"):
     grace: float = Field(default=35.0, ge=0)
     replay: bool = False
     seed: int | None = Field(default=None, ge=0)
+    dtype: str = Field(default="float32", pattern="^(float32|float16|bfloat16)$")
     compile: bool = True
     device: str = "cpu"
     source: str | None = None
@@ -99,5 +102,10 @@ class Options(BaseModel, extra="forbid"):
     def _defense(self, checkpoint: Checkpoint) -> ActiveDefense:
         steps = {} if self.max_steps is None else {"max_steps": self.max_steps}
         return ActiveDefense.from_checkpoint(
-            checkpoint, seed=self.seed, slots=self.slots, compile=self.compile, **steps
+            checkpoint,
+            seed=self.seed,
+            slots=self.slots,
+            dtype=getattr(torch, self.dtype),
+            compile=self.compile,
+            **steps,
         )

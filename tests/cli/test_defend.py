@@ -2,7 +2,10 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from fastdef.defense import ActiveDefense
 
 
 @pytest.fixture
@@ -33,6 +36,17 @@ def test_a_seed_repeats_the_answer_and_none_draws_another(run, model_file, pictu
 
     assert first == again
     assert first != other
+
+
+def test_the_loop_runs_in_the_precision_that_is_asked_for(run, refuse, model_file, pictures, monkeypatch):
+    made = []
+    begin = ActiveDefense.__init__
+    monkeypatch.setattr(ActiveDefense, "__init__", lambda self, *a, **k: (made.append(k), begin(self, *a, **k))[1])
+
+    status, _, _ = run("defend", model_file, pictures / "0.png", "--dtype", "bfloat16")
+
+    assert (status, made[0]["dtype"]) == (0, torch.bfloat16)
+    assert "one of float32, float16, bfloat16" in refuse("defend", model_file, pictures, "--dtype", "int8")
 
 
 def test_refusals_are_one_line(refuse, model_file, pictures, tmp_path):

@@ -144,6 +144,7 @@ def test_a_folder_is_gone_on_with_only_when_told_to_and_only_with_its_settings(
         (("--resume", "--seed", "1"), "seed was"),
         (("--resume", "--max-steps", "3"), "max_steps was None, got 3"),
         (("--resume", "--deterministic"), "deterministic was False"),
+        (("--resume", "--dtype", "bfloat16"), "dtype was float32, got bfloat16"),
     ):
         assert defend(monkeypatch, *begin, *change) == 2
         assert needed in capsys.readouterr().err
@@ -171,8 +172,8 @@ def test_without_a_seed_each_run_draws_its_own(monkeypatch, model, photos, tmp_p
         (["--resume"], "need the --out folder"),
         (["--replicas", "2"], "need the --out folder"),
         (["--out", "out", "--replicas", "2", "--device", "cuda:1"], "need --device cpu, or cuda for a GPU each"),
-        (["--out", "out", "--size", "9"], "0 rows"),
-    ][:4],
+        (["--out", "out", "--dtype", "int8"], "one of float32, float16, bfloat16"),
+    ],
 )
 def test_options_that_do_not_fit_are_refused(monkeypatch, capsys, model, photos, tmp_path, options, needed):
     monkeypatch.chdir(tmp_path)

@@ -29,6 +29,7 @@ def test_options_are_those_of_the_command_with_its_defaults():
         ({"seed": 1}, "seed is for replay"),
         ({"background": "x"}, "an opaque colour"),
         ({"slot": 1}, "Extra inputs are not permitted"),
+        ({"dtype": "int8"}, "should match pattern"),
         ({"slots": 0}, "greater than or equal to 1"),
     ],
 )
