@@ -225,20 +225,32 @@ def test_20000_images_killed_twice_are_bitwise_those_of_one_run(model, tmp_path)
 
 @needs_ray
 @pytest.mark.slow
-def test_replicas_of_ray_make_the_rows_of_one_process_and_one_that_is_killed_is_made_good(model, tmp_path):
+def test_replicas_of_ray_make_the_rows_of_one_process_though_the_run_and_then_one_of_them_is_killed(model, tmp_path):
     write_parquet(tmp_path / "stored.parquet", range(3000), groups=1000)
     fixed = (model, tmp_path / "stored.parquet", "--deterministic", "--seed", "1", "--part-size", "100")
     out = tmp_path / "out"
 
     process = start(*fixed, "--out", out, "--replicas", "2")
     wait_until(lambda: len(list(out.glob("*.parquet"))) >= 3, 300)
-    killed = replicas_below(process.pid)[0]
-    os.kill(killed, signal.SIGKILL)
+    left = replicas_below(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    wait_until(lambda: not any(is_running(replica) for replica in left), 120)
+    done = len(list(out.glob("*.parquet")))
+    assert done < 30
+    process = start(*fixed, "--out", out, "--replicas", "2", "--resume")
+    wait_until(lambda: len(list(out.glob("*.parquet"))) > done, 300)
+    os.kill(replicas_below(process.pid)[0], signal.SIGKILL)
     assert process.wait(600) == 0
     assert start(*fixed, "--out", tmp_path / "one").wait(600) == 0
 
     assert len(rows_of(out)) == 3000
     assert rows_of(out) == rows_of(tmp_path / "one")
+
+
+def is_running(process):
+    listed = subprocess.run(["ps", "-o", "stat=", str(process)], capture_output=True, text=True)
+    return listed.stdout.strip()[:1] not in ("", "Z")
 
 
 def replicas_below(process):
