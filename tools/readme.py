@@ -127,6 +127,24 @@ def defense() -> str:
     return _table(["WRN-16-4, 256 CIFAR-10 (JPEG) images, slots of 64", "images/s", "x naive", "useful steps"], rows)
 
 
+def step() -> str:
+    """A step against its own convolutions."""
+    found = _read("step.json")
+    kinds = ("convolutions", "generated pointwise code", "the rest")
+    rows = [
+        [
+            name,
+            f"{row['step_ms']:.1f}",
+            f"{row['convolutions_alone_ms']:.1f} ({row['share_of_floor']:.0%})",
+            f"{row['step_gflops']:.0f} of {row['convolutions_alone_gflops']:.0f}",
+            *(f"{row['profile_ms'].get(kind, 0):.1f}" for kind in kinds),
+        ]
+        for name, row in found["rows"].items()
+    ]
+    title = f"{found['architecture'].upper()}, {found['batch']} images"
+    return _table([title, "step, ms", "its convolutions alone", "GFLOP/s", *(f"in it: {kind}" for kind in kinds)], rows)
+
+
 def growth() -> str:
     """Cost of a step by batch, size and width."""
     axes = _read("defense-wrn-16-4.json")["growth"]
@@ -290,6 +308,7 @@ _FUNCTIONS = (
     formats,
     formats_wrn_16_4,
     defense,
+    step,
     growth,
     price,
     solvers,
