@@ -145,6 +145,19 @@ def step() -> str:
     return _table([title, "step, ms", "its convolutions alone", "GFLOP/s", *(f"in it: {kind}" for kind in kinds)], rows)
 
 
+def large_images() -> str:
+    """Steps of photographs, beside plain autograd up to the same layer."""
+    found = _read("large-images.json")
+    rows = [
+        [f"{name}, {way}", f"{of['images_per_second']:.1f}", f"{of['mib']:.0f}", f"{of['mib_of_making']:.0f}"]
+        for name, ways in found["networks"].items()
+        for way, of in ways.items()
+    ]
+    size = found["size"]
+    heads = [f"{found['batch']} images of {size} x {size}, one step each", "images/s", "peak MiB", "of them to make it"]
+    return _table(heads, rows)
+
+
 def growth() -> str:
     """Cost of a step by batch, size and width."""
     axes = _read("defense-wrn-16-4.json")["growth"]
@@ -309,6 +322,7 @@ _FUNCTIONS = (
     formats_wrn_16_4,
     defense,
     step,
+    large_images,
     growth,
     price,
     solvers,
