@@ -2,8 +2,12 @@
 
 import logging
 import os
-from collections.abc import Iterator
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 _STORE = 200_000_000  # bytes of shared memory; what we send is small
@@ -42,3 +46,57 @@ def joined(cpus: int, variables: dict[str, str] | None = None) -> Iterator[None]
         yield
     finally:
         ray.shutdown()
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process of ours ended: its status and all that it printed."""
+
+    status: int
+    out: str
+    error: str
+
+
+def torchrun(arguments: Sequence[str], replicas: int, *, device: str) -> list[Ended]:
+    """Run a command of ours as one process group, a process in each replica, and wait for its end.
+
+    Every machine needs the data, the model and the folders of the command under the same paths. Where one process fails
+    the others are ended, as torchrun does on one machine.
+
+    Args:
+        arguments: of ``fastdef``.
+        replicas: processes, each with a share of the cores, or a GPU.
+        device: cpu, or cuda.
+
+    Raises:
+        ValueError: without Ray, or where a replica is lost.
+    """
+    threads = max(1, (os.cpu_count() or 1) // replicas)
+    with joined(replicas * threads):
+        import ray
+
+        needed: dict[str, Any] = {"num_gpus": 1} if device == "cuda" else {}
+        nodes = [ray.remote(_Node).options(num_cpus=threads, **needed).remote() for _ in range(replicas)]
+        try:
+            group = [f"--nnodes={replicas}", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=fastdef"]
+            group += [f"--rdzv-endpoint={ray.get(nodes[0].endpoint.remote())}"]
+            ended: list[Ended] = ray.get([node.run.remote([*group, "-m", "fastdef", *arguments]) for node in nodes])
+        except ray.exceptions.RayError as error:
+            raise ValueError(f"this run has lost one of its replicas: {str(error).splitlines()[0]}") from error
+        return ended
+
+
+class _Node:
+    """One replica, in the process that Ray gives it."""
+
+    def endpoint(self) -> str:
+        import ray
+
+        with socket.socket() as free:
+            free.bind(("", 0))
+            return f"{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"
+
+    def run(self, arguments: list[str]) -> Ended:
+        command = [sys.executable, "-m", "torch.distributed.run", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True)
+        return Ended(done.returncode, done.stdout, done.stderr)

@@ -4,18 +4,19 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from fastdef import distributed
+from fastdef import _cluster, distributed
 
 LOST = "this run has lost one of its processes, or was told to end; a command with --resume goes on from what is kept"
 _PATIENCE = timedelta(seconds=10)  # that the others have with the first, which may still be printing
@@ -124,3 +125,17 @@ def _tell_when_terminated() -> None:
             os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def on_replicas(replicas: int, device: str) -> NoReturn:
+    """Run this command, as it was typed but for ``--replicas``, on so many replicas of Ray, and end as it does."""
+    arguments = list(sys.argv[1:])
+    place = next(at for at, word in enumerate(arguments) if word.partition("=")[0] == "--replicas")
+    del arguments[place : place + (1 if "=" in arguments[place] else 2)]
+    ended = _cluster.torchrun(arguments, replicas, device=device)
+    lines = [line for one in ended for line in one.error.splitlines() if line.startswith("fastdef: ")]
+    sys.stdout.write("".join(one.out for one in ended))  # of the first alone
+    if any(LOST not in line for line in lines):
+        raise ValueError(lines[0].removeprefix("fastdef: "))
+    sys.stderr.write("".join(f"{line}\n" for line in lines[:1]))
+    raise SystemExit(max(one.status for one in ended))

@@ -25,7 +25,8 @@ from fastdef.cli._evaluating import (
     radius,
     refuse,
 )
-from fastdef.cli._shared import DEFAULT_DEVICE, Device, Json, Source, check_device, parse_list
+from fastdef.cli._ranks import on_replicas
+from fastdef.cli._shared import DEFAULT_DEVICE, Device, Json, Source, check_device, check_replicas, parse_list
 from fastdef.data import Dataset
 from fastdef.evaluation.adaptive import BUDGETS, AdaptiveResults, Target, write_report
 from fastdef.evaluation.adaptive import Progress as Where
@@ -60,6 +61,9 @@ def evaluate_adaptive(
         typer.Option(help="torch.compile the defense's step", show_default="but for the smoke budget"),
     ] = None,
     device: Device = DEFAULT_DEVICE,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="processes of Ray, each with a device; needs a --report folder")
+    ] = None,
     source: Source = None,
     seed: Seed = 0,
     json_file: Json = None,
@@ -74,6 +78,11 @@ def evaluate_adaptive(
     )
     eps, numbers = radius(eps), parse_list(rows, int, option="--rows", needs="numbers from 0 to 7")
     _check(budget, report, resume=resume, open_=open_)
+    if replicas is not None:
+        check_replicas(replicas, device)
+        if report is None:
+            raise ValueError("--replicas need a --report folder, which all of them see")
+        on_replicas(replicas, device)
     place = check_device(device)
     dataset = Reading(root, download, background, class_order, size).load(data, split, limit=limit).to(place)
     how = {"seed": seed, "compile": budget != "smoke" if compile is None else compile}

@@ -110,7 +110,10 @@ def test_a_command_that_several_processes_cannot_share_is_refused(model_file, tm
 
     (line,) = ends
     assert status == 1
-    assert line == "fastdef: export needs one process, got 2: only train, evaluate, strengths share work"
+    assert (
+        line
+        == "fastdef: export needs one process, got 2: only train, evaluate, evaluate-adaptive, evaluate-afa share work"
+    )
     assert not (tmp_path / "out").exists()
 
 
