@@ -5,13 +5,12 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from fastdef.runtime.forms import write_out
 from fastdef.runtime.plain import PlainStep
 from fastdef.runtime.solvers import Solver
 from fastdef.runtime.trace import TracedStep
-from fastdef.runtime.tracing import tracing
+from fastdef.runtime.tracing import graph_of
 
 # images, steps, limits, delta -> images, steps, loss, running
 Step = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
@@ -73,8 +72,7 @@ def compiled(step: MaskedStep, images: Tensor) -> Step:
     """
     # Traced first: Dynamo counts recompilations by code object, and a graph module brings one of its own.
     state = empty_state(images)
-    with tracing():
-        graph = make_fx(step)(*state)
+    graph = graph_of(step, *state)
     fast = torch.compile(graph, fullgraph=True, dynamic=False)
     try:
         with torch.no_grad():

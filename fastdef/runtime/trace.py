@@ -12,12 +12,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from fastdef import ops
 from fastdef.kernels import reference
 from fastdef.runtime import passes
-from fastdef.runtime.tracing import tracing
+from fastdef.runtime.tracing import graph_of
 
 Features = Callable[[Tensor], Tensor]
 
@@ -94,5 +93,4 @@ def _loss_and_field(features: Tensor) -> tuple[Tensor, Tensor]:
 def _trace(
     function: Features | Callable[[Tensor], tuple[Tensor, Tensor]], example: Tensor, table: passes.Table
 ) -> GraphModule:
-    with tracing():
-        return make_fx(lambda images: function(images), decomposition_table=table)(example)
+    return graph_of(lambda images: function(images), example, table=table)

@@ -33,6 +33,7 @@ def test_an_unknown_part_is_refused(tmp_path):
     assert "got nonsense" in ended.stderr
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again_and_time_can_run_out(tmp_path):
     first = suite(tmp_path, "--small", "--only", "ceilings")
     written = (tmp_path / "ceilings.json").stat().st_mtime_ns

@@ -27,6 +27,7 @@ def test_export_writes_the_files_and_checks_them_part_by_part(run, model_file, t
     assert "4 attacked images, step.onnx, driven: steps equal for 100.0%" in out
 
 
+@pytest.mark.slow
 def test_engines_are_written_beside_the_files(run, model_file, tmp_path):
     pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx-cu13")
 
@@ -39,6 +40,7 @@ def test_engines_are_written_beside_the_files(run, model_file, tmp_path):
     assert json.loads((tmp_path / "model.json").read_text())["files"]["step.engine"]["batches"] == [1, 2, 4]
 
 
+@pytest.mark.slow
 def test_small_classifiers_come_with_their_accuracy(run, model_file, tmp_path):
     status, out, _ = run("export", model_file, "--out", tmp_path, "--no-check", "--small", "--limit", "8")
 

@@ -198,6 +198,7 @@ def test_the_driven_form_answers_as_the_whole_one(folder, images):
     np.testing.assert_allclose(got.smoothed, expected.smoothed, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_in_half_precision_the_answers_are_nearly_the_same(checkpoint, folder, images, tmp_path):
     export_onnx(checkpoint, tmp_path, shape=SHAPE, dtype=torch.float16)
 
@@ -209,6 +210,7 @@ def test_in_half_precision_the_answers_are_nearly_the_same(checkpoint, folder, i
     assert np.abs(got.steps - expected.steps).mean() < 2
 
 
+@pytest.mark.slow
 def test_a_bfloat16_file_says_nearly_the_same_and_onnx_runtime_on_a_cpu_refuses_it_in_one_line(
     checkpoint, images, tmp_path
 ):

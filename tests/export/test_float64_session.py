@@ -31,6 +31,7 @@ def test_a_file_that_is_not_the_one_named_is_refused(copied):
         Float64Session(copied / "noised.onnx")
 
 
+@pytest.mark.slow
 def test_a_pooled_stem_is_evaluated_as_pytorch_does(tmp_path):
     torch.manual_seed(0)
     layers = {
