@@ -78,9 +78,11 @@ def torchrun(arguments: Sequence[str], replicas: int, *, device: str) -> list[En
         needed: dict[str, Any] = {"num_gpus": 1} if device == "cuda" else {}
         nodes = [ray.remote(_Node).options(num_cpus=threads, **needed).remote() for _ in range(replicas)]
         try:
-            group = [f"--nnodes={replicas}", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=fastdef"]
-            group += [f"--rdzv-endpoint={ray.get(nodes[0].endpoint.remote())}"]
-            ended: list[Ended] = ray.get([node.run.remote([*group, "-m", "fastdef", *arguments]) for node in nodes])
+            host, port = ray.get(nodes[0].endpoint.remote())
+            group = [f"--nnodes={replicas}", "--nproc-per-node=1", f"--master-addr={host}", f"--master-port={port}"]
+            command = [*group, "-m", "fastdef", *arguments]
+            running = [node.run.remote([f"--node-rank={rank}", *command]) for rank, node in enumerate(nodes)]
+            ended: list[Ended] = ray.get(running)
         except ray.exceptions.RayError as error:
             raise ValueError(f"this run has lost one of its replicas: {str(error).splitlines()[0]}") from error
         return ended
@@ -89,12 +91,13 @@ def torchrun(arguments: Sequence[str], replicas: int, *, device: str) -> list[En
 class _Node:
     """One replica, in the process that Ray gives it."""
 
-    def endpoint(self) -> str:
+    def endpoint(self) -> tuple[str, int]:
+        """An address of this machine that the others reach, and a port of it that is free."""
         import ray
 
         with socket.socket() as free:
             free.bind(("", 0))
-            return f"{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"
+            return str(ray.util.get_node_ip_address()), int(free.getsockname()[1])
 
     def run(self, arguments: list[str]) -> Ended:
         command = [sys.executable, "-m", "torch.distributed.run", *arguments]

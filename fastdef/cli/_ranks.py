@@ -133,7 +133,9 @@ def on_replicas(replicas: int, device: str) -> NoReturn:
     place = next(at for at, word in enumerate(arguments) if word.partition("=")[0] == "--replicas")
     del arguments[place : place + (1 if "=" in arguments[place] else 2)]
     ended = _cluster.torchrun(arguments, replicas, device=device)
-    lines = [line for one in ended for line in one.error.splitlines() if line.startswith("fastdef: ")]
+    printed = [line for one in ended for line in one.error.splitlines()]  # with what torchrun says of itself
+    lines = [line for line in printed if line.startswith("fastdef: ")]
+    sys.stderr.write("".join(f"{line}\n" for line in printed if line.startswith("note: ")))
     sys.stdout.write("".join(one.out for one in ended))  # of the first alone
     if any(LOST not in line for line in lines):
         raise ValueError(lines[0].removeprefix("fastdef: "))
