@@ -54,6 +54,7 @@ def write_report(results: AdaptiveResults, folder: Path, target: Target, dataset
         ValueError: if a file cannot be written, or a library is missing.
     """
     check_installed("jinja2", extra="eval", where="the report of the adaptive evaluation")
+    dataset = dataset.subset(results.settings["images"])  # as it was evaluated: places are in that order
     entry, reason = robustbench(results, target, dataset, name=name)
     write_json(folder / "report.json", results.to_json())
     with atomic_write(folder / "report.csv") as temporary, temporary.open("w", newline="") as file:

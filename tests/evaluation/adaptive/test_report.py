@@ -1,11 +1,15 @@
+import base64
 import csv
 import html
+import io
 import json
 import re
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from fastdef.evaluation.adaptive import Target, evaluate_adaptive, write_report
 from fastdef.evaluation.adaptive.budget import AutoAttackEffort
@@ -66,6 +70,15 @@ def test_the_first_screen_has_the_headline_a_bar_for_each_row_and_one_image_in_t
     assert titles == ["clean", "attacked", "attacked, after the defense"]
     assert first.count("data:image/png;base64,") == 3
     assert "<details><summary>Settings" in text
+
+
+def test_the_image_before_the_attack_is_the_one_that_was_attacked(made):
+    found, page, _ = made
+
+    encoded = re.findall(r"data:image/png;base64,([^\"]+)", html.unescape(page.read_text()))[:2]
+    clean, attacked = (np.asarray(Image.open(io.BytesIO(base64.b64decode(one)))).astype(int) for one in encoded)
+
+    assert 0 < np.abs(attacked - clean).max() <= 255 * found.settings["eps"] + 1
 
 
 def test_json_and_csv_have_the_same_lines(made):
