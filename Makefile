@@ -1,9 +1,8 @@
 # Everything works from a bare machine with Python >= 3.10; the first target to run makes .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-# Most tests keep one core busy and some wait: a process of one thread more than there are cores, up to eight.
-WORKERS := $(shell n=$$(( $$(nproc 2>/dev/null || echo 1) + 1 )); echo $$(( n < 8 ? n : 8 )))
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses $(WORKERS)
+# Most tests keep one core busy: a process for each core, of one thread each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 8
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # Inputs that Atheris gives each entrance.
