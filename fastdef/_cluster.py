@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from fastdef._validate import check_installed
+
 _STORE = 200_000_000  # bytes of shared memory; what we send is small
 _NAMED = "RAY_ADDRESS"  # of a cluster that is there, by Ray's own name
 
@@ -27,10 +29,9 @@ def joined(cpus: int, variables: dict[str, str] | None = None) -> Iterator[None]
     Raises:
         ValueError: without Ray, or where the cluster does not answer.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise ValueError(f"several replicas need {error.name}: pip install 'fastdef[ray]'") from error
+    check_installed("ray", extra="ray", where="a run by several replicas")
+    import ray
+
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     own: dict[str, Any] = {"num_cpus": cpus, "object_store_memory": _STORE, "include_dashboard": False}
     try:
@@ -46,6 +47,11 @@ def joined(cpus: int, variables: dict[str, str] | None = None) -> Iterator[None]
         yield
     finally:
         ray.shutdown()
+
+
+def threads_each(replicas: int) -> int:
+    """Cores of this machine for each of so many replicas, at least one."""
+    return max(1, (os.cpu_count() or 1) // replicas)
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ def torchrun(arguments: Sequence[str], replicas: int, *, device: str) -> list[En
     Raises:
         ValueError: without Ray, or where a replica is lost.
     """
-    threads = max(1, (os.cpu_count() or 1) // replicas)
+    threads = threads_each(replicas)
     with joined(replicas * threads):
         import ray
 

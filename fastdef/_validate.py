@@ -87,6 +87,9 @@ def check_count(value: int, *, name: str, where: str) -> None:
         raise ValueError(f"{where} needs {name} > 0 and whole, got {value!r:.80}")
 
 
+SERVER = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")  # what fastdef.serving imports
+
+
 def check_installed(*names: str, extra: str, where: str) -> None:
     """Refuse to begin what would fail in its midst, for want of a package.
 

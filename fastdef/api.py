@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fastdef import runtime
-from fastdef._validate import check_installed
+from fastdef._validate import SERVER, check_installed
 from fastdef.checkpoint import Checkpoint
 from fastdef.data import Dataset
 from fastdef.defense import ActiveDefense
@@ -122,7 +122,7 @@ def serve(
     Raises:
         ValueError: for images that the model does not take, or a missing package.
     """
-    check_installed("fastapi", "uvicorn", "prometheus_client", "python_multipart", extra="serve", where="serve")
+    check_installed(*SERVER, extra="serve", where="serve")
     from fastdef.serving import Page, Worker, application, make_token
     from fastdef.serving.run import Config, run
 

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -114,3 +115,22 @@ def _force(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_record(path: Path, what: str) -> dict[str, Any]:
+    """A JSON object that ``write_json`` wrote.
+
+    Args:
+        path: of the file.
+        what: it is, for the message: "the settings of a run".
+
+    Raises:
+        ValueError: in one line, if it cannot be read or is no object.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} does not hold {what}: {' '.join(str(error).split())}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} does not hold {what}")
+    return value

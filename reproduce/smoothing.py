@@ -55,12 +55,11 @@ PRESETS = {
 
 def stages(plan: Plan, out: Path) -> list[Stage]:
     """Two trainings, then every defended evaluation."""
-    half = ["--bf16", "--compile"]
     limit = [] if plan.train_limit is None else ["--limit", str(plan.train_limit)]
     found: list[Stage] = []
     for name, delta in (("smoothed", "0.02"), ("standard", "0")):
         command = ["train", "smoothing", *plan.data, "--architecture", plan.architecture, "--epochs", str(plan.epochs)]
-        command += ["--delta", delta, *limit, *half, "--device", plan.device, "--out", str(out / name)]
+        command += ["--delta", delta, *limit, "--bf16", "--compile", "--device", plan.device, "--out", str(out / name)]
         found.append(Stage(f"train-{name}", command, out / name / "state.safetensors"))
         command = ["evaluate", str(out / name / "model.safetensors"), *plan.data, "--undefended", "--steps", "1"]
         command += ["--limit", str(plan.limit), "--device", plan.device, "--json", str(out / f"clean-{name}.json")]

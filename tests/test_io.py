@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from fastdef.io import atomic_write
+from fastdef.io import atomic_write, read_record
 
 # RLIMIT_FSIZE makes the kernel refuse the bytes past the limit, in the middle of a file, as a full disk does.
 FULL_DISK = """
 import resource, sys
-from fastdef.io import atomic_write
+from fastdef.io import atomic_write, read_record
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
     with atomic_write(sys.argv[1]) as temporary:
@@ -22,7 +22,7 @@ except ValueError as error:
 
 KILLED = """
 import os, signal, sys
-from fastdef.io import atomic_write
+from fastdef.io import atomic_write, read_record
 with atomic_write(sys.argv[1]) as temporary:
     temporary.write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -164,3 +164,18 @@ def test_the_bytes_are_forced_to_the_disk_before_the_file_takes_its_name(tmp_pat
         temporary.write_bytes(b"new")
 
     assert forced == [(False, [temporary.name]), (True, ["a"])]
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", "\x00"])
+def test_a_record_that_is_none_is_one_line(tmp_path, text):
+    (tmp_path / "settings.json").write_text(text)
+
+    with pytest.raises(ValueError, match=r"settings.json does not hold the settings of a run") as refused:
+        read_record(tmp_path / "settings.json", "the settings of a run")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_record_is_what_was_written(tmp_path):
+    write_json(tmp_path / "settings.json", {"a": [1, None]})
+
+    assert read_record(tmp_path / "settings.json", "a record") == {"a": [1, None]}

@@ -1,13 +1,14 @@
 """``fastdef serve``: a defended classifier over HTTP."""
 
 import math
-import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fastdef._cluster import threads_each
+from fastdef._validate import SERVER, check_installed
 from fastdef.checkpoint import image_shape, load
 from fastdef.cli._data import Background
 from fastdef.cli._shared import DEFAULT_DEVICE, Device, DType, Size, Source, check_device, check_replicas, parse_dtype
@@ -50,12 +51,11 @@ def serve(
     source: Source = None,
 ) -> None:
     """Serve POST /classify (image files, raw float32, JSON, forms), KServe v2, /docs, /health, /metrics and a page."""
-    try:
-        from fastdef.serving import make_token
-        from fastdef.serving.options import Options
-        from fastdef.serving.run import Config, run
-    except ImportError as error:
-        raise ValueError(f"serve needs {error.name}: pip install 'fastdef[serve]'") from error
+    check_installed(*SERVER, extra="serve", where="serve")
+    from fastdef.serving import make_token
+    from fastdef.serving.options import Options
+    from fastdef.serving.run import Config, run
+
     if seed is not None and not replay:
         raise ValueError("--seed is for --replay: without it nobody may know the noise")
     Decoder(background)  # refuses what is no colour before a process starts
@@ -110,12 +110,10 @@ def _application(options: "Options", token: str | None) -> "FastAPI":
 def _serve_replicas(options: "Options", replicas: int, workers: int, *, host: str, port: int, keep_alive: int) -> None:
     if workers != 1:
         raise ValueError(f"--replicas needs --workers 1, got {workers}: each replica is a process of its own")
-    try:
-        from fastdef.serving import cluster
-    except ImportError as error:
-        raise ValueError(f"--replicas needs {error.name}: pip install 'fastdef[ray]'") from error
+    check_installed("ray", extra="ray", where="--replicas")
+    from fastdef.serving import cluster
+
     image_shape(load(options.model, source=options.source), options.size)  # refuses before a process starts
     found = {"model": options.model.absolute()} if options.model.exists() else {}  # else it is on the hub
-    threads = max(1, (os.cpu_count() or 1) // replicas)
-    options = options.model_copy(update={"replicas": replicas, "threads": threads, **found})
+    options = options.model_copy(update={"replicas": replicas, "threads": threads_each(replicas), **found})
     cluster.run(options, host=host, port=port, keep_alive=keep_alive)

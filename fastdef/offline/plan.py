@@ -1,6 +1,5 @@
 """Which part holds which images, which are done, and what a folder was begun with."""
 
-import json
 import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from fastdef._version import VERSION
 from fastdef.checkpoint import check_same, load
 from fastdef.data import sha256
-from fastdef.io import make_folder, write_json
+from fastdef.io import make_folder, read_record, write_json
 from fastdef.offline.part import Recipe
 
 _RECORD = "settings.json"
@@ -47,7 +46,7 @@ class Plan:
         if not len(recipe.images):
             raise ValueError("needs at least one image, got none")
         record = folder / _RECORD
-        stored = _read(record) if record.is_file() else None
+        stored = read_record(record, "the settings of a run") if record.is_file() else None
         if stored is not None and not resume:
             raise ValueError(f"{folder} holds answers already: add --resume to go on, or give another folder")
         if seed is None:
@@ -110,13 +109,3 @@ class Plan:
             "part_size": self.part_size,
             **{name: getattr(recipe, name) for name in rest},
         }
-
-
-def _read(record: Path) -> dict[str, Any]:
-    try:
-        stored = json.loads(record.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{record} is not the record of a run: {' '.join(str(error).split())}") from error
-    if not isinstance(stored, dict):
-        raise ValueError(f"{record} is not the record of a run")
-    return stored

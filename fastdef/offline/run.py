@@ -1,11 +1,10 @@
 """The parts that are to do, made in this process or by replicas on a cluster."""
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from fastdef._cluster import joined
+from fastdef._cluster import joined, threads_each
 from fastdef.offline.part import PartMaker
 from fastdef.offline.plan import Plan
 
@@ -40,7 +39,7 @@ def _by_replicas(plan: Plan, todo: list[int], replicas: int) -> Iterator[int]:
     """Parts as they are written. One whose replica dies is made again by another: a file is whole or not there."""
     if plan.recipe.device not in ("cpu", "cuda"):
         raise ValueError(f"replicas need --device cpu, or cuda for a GPU each, got {plan.recipe.device}")
-    threads = max(1, (os.cpu_count() or 1) // replicas)
+    threads = threads_each(replicas)
     device: dict[str, Any] = {"num_gpus": 1} if plan.recipe.device == "cuda" else {"num_cpus": threads}
     PartMaker(replace(plan.recipe, device="cpu"))  # refuses before a process starts
     with joined(replicas * threads + 1):

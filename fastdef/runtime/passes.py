@@ -3,7 +3,6 @@
 Each takes a GraphModule of ATen calls whose constants are buffers (``get_attr`` nodes), and changes it in place.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +10,8 @@ from torch import Tensor
 from torch._decomp import get_decompositions
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
+
+from fastdef.runtime.tracing import Table
 
 aten = torch.ops.aten
 
@@ -44,8 +45,6 @@ def cudnn_batch_norm(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     y, mean, invstd = eval_batch_norm(*args)
     return y, mean, invstd, y.new_empty(0, dtype=torch.uint8)
 
-
-Table = dict[Any, Callable[..., Any]]
 
 BATCH_NORM_TABLE: Table = {
     aten._native_batch_norm_legit_no_training.default: eval_batch_norm,

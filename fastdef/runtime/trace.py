@@ -16,7 +16,7 @@ from torch.fx import GraphModule
 from fastdef import ops
 from fastdef.kernels import reference
 from fastdef.runtime import passes
-from fastdef.runtime.tracing import graph_of
+from fastdef.runtime.tracing import Table, graph_of
 
 Features = Callable[[Tensor], Tensor]
 
@@ -91,6 +91,6 @@ def _loss_and_field(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _trace(
-    function: Features | Callable[[Tensor], tuple[Tensor, Tensor]], example: Tensor, table: passes.Table
+    function: Features | Callable[[Tensor], tuple[Tensor, Tensor]], example: Tensor, table: Table
 ) -> GraphModule:
     return graph_of(lambda images: function(images), example, table=table)

@@ -12,6 +12,8 @@ from torch._subclasses import FakeTensorMode
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
+Table = dict[Any, Callable[..., Any]]  # from an operator to what it is taken apart into
+
 _change = threading.Condition()
 _threads: set[int] = set()  # that run; or the one that traces
 _waiting = 0  # to trace
@@ -53,9 +55,7 @@ def tracing() -> Iterator[None]:
         _leave(me)
 
 
-def graph_of(
-    function: Callable[..., Any], *inputs: Tensor, table: dict[Any, Callable[..., Any]] | None = None
-) -> GraphModule:
+def graph_of(function: Callable[..., Any], *inputs: Tensor, table: Table | None = None) -> GraphModule:
     """What the function does to these inputs, as a graph; operators of the table are taken apart.
 
     Without a mode of its own make_fx makes one for the shape of every value, which takes a third of its time.

@@ -46,7 +46,7 @@ class Reply:
         started: its smoothing began before the deadline; if not, this is no answer of a defended classifier.
         id: what its noise hung on.
         seconds: from its coming to its answer.
-        smoothed: (C, H, W) float32 on the CPU, of the first outer loop. It would help an attacker.
+        smoothed: (C, H, W) float32 on the device, of the first outer loop. It would help an attacker.
     """
 
     probabilities: Tensor
@@ -235,6 +235,6 @@ class Worker:
                     started=result.started,
                     id=result.noise_id,
                     seconds=seconds,
-                    smoothed=result.image.cpu(),
+                    smoothed=result.image,
                 )
             )

@@ -54,7 +54,9 @@ class Cluster:
 
     def replicas(self):
         """Numbers of the processes that have a device."""
-        listed = subprocess.run(["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+        listed = subprocess.run(
+            ["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+        ).stdout
         rows = [line.split(maxsplit=2) for line in listed.splitlines()]
         parents = {int(process): int(parent) for process, parent, _ in rows}
         devices = [int(process) for process, _, name in rows if name.startswith("ray::ServeReplica:fastdef:Defense")]

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastdef.checkpoint import check_same
 from fastdef.evaluation.adaptive.attack_case import Predictions
 from fastdef.evaluation.adaptive.probe import Probe, check_probe
-from fastdef.io import atomic_write, make_folder, write_json
+from fastdef.io import atomic_write, make_folder, read_record, write_json
 
 _ANSWERS = ("right", "steps", "capped", "loss", "answered")
 _IMAGES = ("images", "examples", "places")
@@ -60,7 +60,7 @@ class Journal:
         if record.is_file():
             if not resume:
                 raise ValueError(f"{folder} holds an evaluation already; resume it, or give another folder")
-            stored = _read(record)
+            stored = read_record(record, "the settings of an evaluation")
             before = stored.pop("probe", {})
             check_same(settings, stored)
             check_probe(known, before)
@@ -109,13 +109,3 @@ class Journal:
 def joined(units: list[Unit]) -> Predictions:
     """The predictions of a case's units, one after the other."""
     return Predictions(*(torch.cat([getattr(unit.predictions, name) for unit in units]) for name in _ANSWERS))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} does not hold the settings of an evaluation: {error}") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path} does not hold the settings of an evaluation")
-    return settings
