@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from fastdef.io import atomic_write, read_record
+from fastdef.io import atomic_write, read_record, write_json
 
 # RLIMIT_FSIZE makes the kernel refuse the bytes past the limit, in the middle of a file, as a full disk does.
 FULL_DISK = """
 import resource, sys
-from fastdef.io import atomic_write, read_record
+from fastdef.io import atomic_write
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
     with atomic_write(sys.argv[1]) as temporary:
@@ -22,7 +22,7 @@ except ValueError as error:
 
 KILLED = """
 import os, signal, sys
-from fastdef.io import atomic_write, read_record
+from fastdef.io import atomic_write
 with atomic_write(sys.argv[1]) as temporary:
     temporary.write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)
