@@ -52,8 +52,7 @@ NETWORKS = {
 TEN = ("resnet18", "resnet50", "seresnet50", "densenet121", "efficientnet_b0", "mobilenetv3_large_100", "regnety_002")
 TEN += ("convnext_atto", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224")
 PLAN = [
-    *((name, 64, False) for name in NETWORKS),
-    *((name, 64, True) for name in TEN),
+    *((name, 64, compile) for compile in (False, True) for name in NETWORKS),
     *((name, 224, False) for name in TEN),
 ]
 _FIXED_SIZE = ("vit", "mixer", "swin", "coatnet", "maxvit")  # families that are told theirs

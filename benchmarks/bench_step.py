@@ -29,7 +29,7 @@ CONVOLUTION = torch.ops.aten.convolution.default
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Parts of the names of what a profile sees, in the order that they are asked.
 KINDS = {
-    "convolutions": ("convolution", "mkldnn_conv", "onednn_conv"),
+    "convolutions": ("convolution",),
     "generated pointwise code": ("cpp_fused", "graph_"),
     "copies": ("copy", "reorder"),
 }

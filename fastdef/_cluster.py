@@ -54,6 +54,16 @@ def threads_each(replicas: int) -> int:
     return max(1, (os.cpu_count() or 1) // replicas)
 
 
+def check_replica_device(device: str) -> None:
+    """Refuse a device that replicas would share: Ray gives each its own GPU, which is called cuda there.
+
+    Raises:
+        ValueError: for any device but cpu and cuda.
+    """
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"replicas need the device cpu, or cuda for a GPU each, got {device}")
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a process of ours ended: its status and all that it printed."""
@@ -77,6 +87,7 @@ def torchrun(arguments: Sequence[str], replicas: int, *, device: str) -> list[En
     Raises:
         ValueError: without Ray, or where a replica is lost.
     """
+    check_replica_device(device)
     threads = threads_each(replicas)
     with joined(replicas * threads):
         import ray

@@ -78,13 +78,3 @@ def parse_dtype(name: str) -> torch.dtype:
     if name not in DTYPES:
         raise ValueError(f"--dtype needs one of {', '.join(DTYPES)}, got {name!r}")
     return DTYPES[name]
-
-
-def check_replicas(replicas: int | None, device: str) -> None:
-    """Refuse replicas that would share a GPU: Ray gives each its own, which is called cuda there.
-
-    Raises:
-        ValueError: for a device with a number.
-    """
-    if replicas is not None and ":" in device:
-        raise ValueError(f"--replicas need --device cpu, or cuda for a GPU each, got {device}")

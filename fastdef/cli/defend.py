@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from fastdef._cluster import check_replica_device
 from fastdef.checkpoint import image_shape, load
 from fastdef.cli._data import Background, tell_notes
-from fastdef.cli._shared import Device, DType, Size, Source, check_device, check_replicas, parse_dtype
+from fastdef.cli._shared import Device, DType, Size, Source, check_device, parse_dtype
 from fastdef.data import Decoder, EncodedImages, load_images
 from fastdef.defense import ActiveDefense, Result
 from fastdef.offline import Plan, Recipe, run
@@ -65,7 +66,8 @@ def defend(
     if out is not None:
         if strict or deadline is not None:
             raise ValueError("--out answers every image, however long it takes: it needs no --strict and no --deadline")
-        check_replicas(replicas, device)
+        if replicas is not None:
+            check_replica_device(device)
         recipe = Recipe(
             model=model.absolute() if model.exists() else model,  # else it is on the hub
             images=EncodedImages(images),

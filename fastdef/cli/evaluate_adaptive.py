@@ -9,6 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from fastdef import distributed
+from fastdef._cluster import check_replica_device
 from fastdef._validate import check_installed
 from fastdef.checkpoint import check_classes, load_for
 from fastdef.cli._data import Background, Data, Download, ImageSize, Limit, Order, Reading, Root, Split
@@ -26,7 +27,7 @@ from fastdef.cli._evaluating import (
     refuse,
 )
 from fastdef.cli._ranks import on_replicas
-from fastdef.cli._shared import DEFAULT_DEVICE, Device, Json, Source, check_device, check_replicas, parse_list
+from fastdef.cli._shared import DEFAULT_DEVICE, Device, Json, Source, check_device, parse_list
 from fastdef.data import Dataset
 from fastdef.evaluation.adaptive import BUDGETS, AdaptiveResults, Target, write_report
 from fastdef.evaluation.adaptive import Progress as Where
@@ -79,7 +80,7 @@ def evaluate_adaptive(
     eps, numbers = radius(eps), parse_list(rows, int, option="--rows", needs="numbers from 0 to 7")
     _check(budget, report, resume=resume, open_=open_)
     if replicas is not None:
-        check_replicas(replicas, device)
+        check_replica_device(device)
         if report is None:
             raise ValueError("--replicas need a --report folder, which all of them see")
         on_replicas(replicas, device)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastdef._cluster import threads_each
+from fastdef._cluster import check_replica_device, threads_each
 from fastdef._validate import SERVER, check_installed
 from fastdef.checkpoint import image_shape, load
 from fastdef.cli._data import Background
-from fastdef.cli._shared import DEFAULT_DEVICE, Device, DType, Size, Source, check_device, check_replicas, parse_dtype
+from fastdef.cli._shared import DEFAULT_DEVICE, Device, DType, Size, Source, check_device, parse_dtype
 from fastdef.data import Decoder
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def serve(
         source=source,
     )
     if replicas is not None:
-        check_replicas(replicas, device)
+        check_replica_device(device)
         if page:
             raise ValueError("--page needs one process, got --replicas: a look and its attacks are of one defense")
         _serve_replicas(options, replicas, workers, host=host, port=port, keep_alive=keep_alive)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from fastdef._cluster import joined, threads_each
+from fastdef._cluster import check_replica_device, joined, threads_each
 from fastdef.offline.part import PartMaker
 from fastdef.offline.plan import Plan
 
@@ -37,8 +37,7 @@ def _here(plan: Plan, todo: list[int]) -> Iterator[int]:
 
 def _by_replicas(plan: Plan, todo: list[int], replicas: int) -> Iterator[int]:
     """Parts as they are written. One whose replica dies is made again by another: a file is whole or not there."""
-    if plan.recipe.device not in ("cpu", "cuda"):
-        raise ValueError(f"replicas need --device cpu, or cuda for a GPU each, got {plan.recipe.device}")
+    check_replica_device(plan.recipe.device)
     threads = threads_each(replicas)
     device: dict[str, Any] = {"num_gpus": 1} if plan.recipe.device == "cuda" else {"num_cpus": threads}
     PartMaker(replace(plan.recipe, device="cpu"))  # refuses before a process starts

@@ -18,7 +18,7 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 from starlette.middleware import Middleware
 
-from fastdef._cluster import joined
+from fastdef._cluster import check_replica_device, joined
 from fastdef.serving.ledger import Ledger
 from fastdef.serving.options import Options
 from fastdef.serving.unanswered import Unanswered
@@ -68,8 +68,7 @@ def app(options: Options) -> Application:
     Raises:
         ValueError: for a device by number.
     """
-    if options.device not in ("cpu", "cuda"):
-        raise ValueError(f"replicas need the device cpu, or cuda for a GPU each, got {options.device}")
+    check_replica_device(options.device)
     gpu = {"num_gpus": 1} if options.device == "cuda" else {}
     fixed: dict[str, Any] = {} if options.replicas is None else {"num_replicas": options.replicas}
     replicas = serve.deployment(

@@ -171,7 +171,7 @@ def test_without_a_seed_each_run_draws_its_own(monkeypatch, model, photos, tmp_p
         (["--out", "out", "--deadline", "1"], "no --strict and no --deadline"),
         (["--resume"], "need the --out folder"),
         (["--replicas", "2"], "need the --out folder"),
-        (["--out", "out", "--replicas", "2", "--device", "cuda:1"], "need --device cpu, or cuda for a GPU each"),
+        (["--out", "out", "--replicas", "2", "--device", "cuda:1"], "need the device cpu, or cuda for a GPU each"),
         (["--out", "out", "--dtype", "int8"], "one of float32, float16, bfloat16"),
     ],
 )
@@ -180,6 +180,7 @@ def test_options_that_do_not_fit_are_refused(monkeypatch, capsys, model, photos,
     assert defend(monkeypatch, model, photos, *options) == 2
 
     assert needed in capsys.readouterr().err
+    assert not Path("out").exists()
 
 
 def test_a_damaged_parquet_file_and_one_without_images_are_refused_by_name(monkeypatch, capsys, model, tmp_path):
