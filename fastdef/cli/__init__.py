@@ -10,6 +10,7 @@ import typer
 import fastdef
 from fastdef import distributed
 from fastdef.cli._ranks import LOST, joined, tell
+from fastdef.cli._shared import tell_dtype
 from fastdef.cli.bench import defense, solvers
 from fastdef.cli.bench_formats import formats
 from fastdef.cli.calibrate import calibrate
@@ -73,6 +74,7 @@ def main() -> None:
     """Run the command. A refusal is one line on stderr and status 2; a traceback is a bug."""
     try:
         with joined():
+            tell_dtype()
             app()
     except ValueError as error:
         _end(" ".join(str(error).split()), 2)

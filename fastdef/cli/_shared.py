@@ -1,9 +1,10 @@
 """What the commands have in common."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import torch
 import typer
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from fastdef.checkpoint import LARGEST
 from fastdef.cli._ranks import check_own_device
+from fastdef.defense import precision
 
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Source = Annotated[
@@ -20,7 +22,7 @@ Json = Annotated[Path | None, typer.Option("--json", help="write the figures her
 Size = Annotated[int | None, typer.Option(min=1, max=LARGEST, help="height and width; the model's own if it says")]
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-DTYPE = f"of the loop's convolutions: {', '.join(DTYPES)}"
+DTYPE = f"of the networks: {', '.join(DTYPES)}, or auto (see calibrate --bfloat16)"
 DType = Annotated[str, typer.Option(help=DTYPE)]
 
 DEFAULT_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -69,12 +71,26 @@ def parse_list(text: str, kind: Callable[[str], Number], *, option: str, needs: 
         raise ValueError(f"{option} needs {needs} separated by commas, got {text!r}") from error
 
 
-def parse_dtype(name: str) -> torch.dtype:
-    """Of the loop's convolutions.
+def parse_dtype(name: str) -> torch.dtype | Literal["auto"]:
+    """Of the networks, as a defense takes it.
 
     Raises:
         ValueError: for another.
     """
+    if name == "auto":
+        return "auto"
     if name not in DTYPES:
-        raise ValueError(f"--dtype needs one of {', '.join(DTYPES)}, got {name!r}")
+        raise ValueError(f"--dtype needs one of {', '.join(DTYPES)}, auto, got {name!r}")
     return DTYPES[name]
+
+
+def tell_dtype() -> None:
+    """A line on stderr where a defense chooses its dtype."""
+    logger = logging.getLogger(precision.__name__)
+    logger.handlers, logger.propagate = [_Notes()], False
+    logger.setLevel(logging.INFO)
+
+
+class _Notes(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        typer.echo(f"note: {record.getMessage()}", err=True)

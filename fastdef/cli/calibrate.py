@@ -26,6 +26,9 @@ def calibrate(
     max_steps: Annotated[int | None, typer.Option(min=1, help="steps an image may take")] = None,
     outer_loops: Annotated[int | None, typer.Option(min=1, help="runs of the defense averaged")] = None,
     ratio: Annotated[float, typer.Option(help="the threshold over the clean L_F")] = 0.92,
+    bfloat16: Annotated[
+        bool, typer.Option("--bfloat16", help="see whether bfloat16 decides alike, for --dtype auto")
+    ] = False,
     device: Device = DEFAULT_DEVICE,
     source: Source = None,
     json_file: Json = None,
@@ -43,6 +46,7 @@ def calibrate(
             max_steps=max_steps,
             outer_loops=outer_loops,
             ratio=ratio,
+            bfloat16=bfloat16,
             device=device,
             source=source,
         )

@@ -66,6 +66,8 @@ def defend(
     if out is not None:
         if strict or deadline is not None:
             raise ValueError("--out answers every image, however long it takes: it needs no --strict and no --deadline")
+        if (precision := parse_dtype(dtype)) == "auto":
+            raise ValueError("--out needs one --dtype for all parts, wherever they are made, got auto: name it")
         if replicas is not None:
             check_replica_device(device)
         recipe = Recipe(
@@ -74,7 +76,7 @@ def defend(
             seed=0,  # of the plan
             max_steps=max_steps,
             deterministic=deterministic,
-            dtype=parse_dtype(dtype),
+            dtype=precision,
             compile=compile,
             size=size,
             resize=resize,

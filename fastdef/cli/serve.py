@@ -11,7 +11,7 @@ from fastdef._cluster import check_replica_device, threads_each
 from fastdef._validate import SERVER, check_installed
 from fastdef.checkpoint import image_shape, load
 from fastdef.cli._data import Background
-from fastdef.cli._shared import DEFAULT_DEVICE, Device, DType, Size, Source, check_device, parse_dtype
+from fastdef.cli._shared import DEFAULT_DEVICE, Device, DType, Size, Source, check_device, parse_dtype, tell_dtype
 from fastdef.data import Decoder
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ def serve(
 
 def _application(options: "Options", token: str | None) -> "FastAPI":
     """In the process that serves it."""
+    tell_dtype()
     check_device(options.device)
     return options.application(token=token)
 

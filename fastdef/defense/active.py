@@ -27,6 +27,7 @@ from fastdef.defense.parameters import (
     images_of,
     sanitize_images,
 )
+from fastdef.defense.precision import JUDGED, agrees, choose_dtype
 from fastdef.nn import first_group, prefix
 from fastdef.ops import smoothing_loss
 from fastdef.runtime import (
@@ -53,7 +54,7 @@ from fastdef.runtime import (
 )
 
 _CONFIGURED = ("layer", "sigma", "beta", "delta", "max_steps", "outer_loops")  # what a model file keeps
-_WHERE_UNUSUAL = ("clamp", "solver")  # and that, where it is not the paper's
+_WHERE_UNUSUAL = ("clamp", "solver", "bfloat16")  # and that, where it is not the paper's, or was asked for
 
 
 class ActiveDefense(nn.Module):
@@ -86,8 +87,10 @@ class ActiveDefense(nn.Module):
             no id get one that no image had before: the same image asked twice meets new noise.
         solver: step rule, :class:`Gradient` with ``beta`` unless another is given.
         slots: images in flight at once.
-        dtype: of the convolutions in the loop. Image, loss and threshold stay float32, and so does the classifier. A
-            model in float64 runs in float64 throughout, for reference.
+        dtype: of the networks' weights and activations, in the loop and in the classifier: float32, float16, bfloat16,
+            or "auto": bfloat16 once :meth:`calibrate` has seen that it decides as float32 does, where the device has
+            instructions for it, and float32 until then. Image, loss, threshold and logits stay float32. A model in
+            float64 runs in float64 throughout, for reference.
         compile: run the step through torch.compile.
         clamp: keep the image in [0, 1] in every step. Not in the paper.
         deterministic: keep the number of slots while the queue drains, at the price of empty steps, and classify images
@@ -116,7 +119,7 @@ class ActiveDefense(nn.Module):
         seed: int | None = 0,
         solver: Solver | None = None,
         slots: int = 64,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | Literal["auto"] = torch.float32,
         compile: bool = True,
         clamp: bool = False,
         deterministic: bool = False,
@@ -127,7 +130,10 @@ class ActiveDefense(nn.Module):
         check_weights(model)
         self.model = model
         layer = first_group(model) if layer is None else layer
-        self._layer, self._beta, self._dtype, self._clamp = layer, float(beta), dtype, clamp
+        self._layer, self._beta, self._clamp = layer, float(beta), clamp
+        self._chooses = dtype == "auto"
+        self._agreed: bool | None = None  # bfloat16 with float32, where that was seen
+        self._dtype = torch.float32 if dtype == "auto" else dtype
         self._solver = solver or Gradient(float(beta))
         self.sigma, self.delta = float(sigma), float(delta)
         self.max_steps = max_steps
@@ -139,7 +145,7 @@ class ActiveDefense(nn.Module):
             model,
             layer,
             solver=self.solver,
-            dtype=dtype,
+            dtype=self._dtype,
             compile=compile,
             clamp=self.clamp,
             slots=slots,
@@ -181,7 +187,10 @@ class ActiveDefense(nn.Module):
         described = check_config(config, (*_CONFIGURED, *_WHERE_UNUSUAL))
         if "solver" in described:
             described["solver"] = parse_solver(described["solver"])
-        return cls(model, **{**described, **options})
+        agreed = described.pop("bfloat16", None)
+        defense = cls(model, **{**described, **options})
+        defense._settle(agreed)
+        return defense
 
     @classmethod
     def auto(cls, model: nn.Module, images: Tensor, *, ratio: float = 0.92, **options: Any) -> "ActiveDefense":
@@ -215,6 +224,8 @@ class ActiveDefense(nn.Module):
             ValueError: for a solver of the caller's own, which a file cannot hold.
         """
         unusual: dict[str, Any] = {"clamp": True} if self.clamp else {}
+        if self._agreed is not None:
+            unusual["bfloat16"] = self._agreed
         if self.solver != Gradient(self.beta):
             unusual["solver"] = describe_solver(self.solver)
         return {"kind": "active", **{name: getattr(self, name) for name in _CONFIGURED}, **unusual}
@@ -388,7 +399,8 @@ class ActiveDefense(nn.Module):
     def calibrate(self, images: Tensor, *, ratio: float = 0.92, batch_size: int = 256) -> float:
         """Set delta to ``ratio`` times the mean L_F of clean images, and return it.
 
-        0.92 is the paper's ratio on CIFAR-10: a threshold of 0.0124 where clean test images have 0.0135.
+        0.92 is the paper's ratio on CIFAR-10: a threshold of 0.0124 where clean test images have 0.0135. With
+        ``dtype="auto"`` the first of the images are then defended in float32 and in bfloat16, and the dtype is chosen.
 
         Args:
             images: (N, C, H, W) clean images in [0, 1], not the ones that will be reported on.
@@ -405,6 +417,7 @@ class ActiveDefense(nn.Module):
         chunks = images.split(batch_size)
         losses = torch.cat([smoothing_loss(forward(features, self._place(chunk))) for chunk in chunks])
         self.delta = ratio * float(losses.double().mean())
+        self._settle(self._compare(images[:JUDGED]) if self._chooses else None)
         return self.delta
 
     def empty_slots(self, size: int, image: Tensor) -> Slots:
@@ -434,6 +447,22 @@ class ActiveDefense(nn.Module):
         ids = to_device(ids, like.device)
         return uniform_noise(ids, torch.full_like(ids, loop), like.shape[1:], seed=self.seed, sigma=self.sigma)
 
+    def _compare(self, images: Tensor) -> bool:
+        """Whether bfloat16 decides images as float32 does."""
+        ids = torch.arange(len(images))
+        results = []
+        for dtype in (torch.float32, torch.bfloat16):
+            self._steps.compute_in(dtype)
+            results.append(self.defend(images, ids=ids))
+        return agrees(*results)
+
+    def _settle(self, agreed: bool | None) -> None:
+        """Note whether bfloat16 decides as float32 does, and where it is left to the defense, choose between them."""
+        self._agreed = agreed
+        if self._chooses:
+            self._dtype = choose_dtype(agreed, device_and_dtype(self.model)[0])
+            self._steps.compute_in(self._dtype)
+
     def _session(
         self,
         classify: Callable[[Tensor], Tensor] | None,
@@ -460,7 +489,8 @@ class ActiveDefense(nn.Module):
     def _classify(self, images: Tensor) -> Tensor:
         # In a batch, a row of the last matrix product is rounded by where it stands.
         parts = images.split(1 if self.deterministic else len(images))
-        return torch.cat([forward(self.model, part) for part in parts])
+        classifier = self._steps.classifier(images)
+        return torch.cat([forward(classifier, part) for part in parts])
 
     def _requests(
         self,

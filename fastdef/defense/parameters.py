@@ -40,7 +40,7 @@ class Fixed(Generic[T]):
         raise AttributeError(f"{kind}.{name} is fixed in the compiled steps; make {new}")
 
 
-def check_parameters(numbers: Mapping[str, float], counts: Mapping[str, int], dtype: torch.dtype) -> None:
+def check_parameters(numbers: Mapping[str, float], counts: Mapping[str, int], dtype: object) -> None:
     """Refuse parameters of a defense, by name, that are out of their range, or another dtype than the loop can have.
 
     Raises:
@@ -50,8 +50,8 @@ def check_parameters(numbers: Mapping[str, float], counts: Mapping[str, int], dt
         check_positive(number, name=name, where="ActiveDefense")
     for name, count in counts.items():
         check_count(count, name=name, where="ActiveDefense")
-    if dtype not in _DTYPES:
-        raise ValueError(f"ActiveDefense needs dtype float32, float16 or bfloat16, got {dtype}")
+    if dtype not in (*_DTYPES, "auto"):
+        raise ValueError(f"ActiveDefense needs dtype float32, float16, bfloat16 or auto, got {dtype}")
 
 
 def check_config(described: dict[str, Any] | None, names: tuple[str, ...]) -> dict[str, Any]:

@@ -1,9 +1,10 @@
-"""From a model to slots that run: traces, compiles and keeps the traced steps of one model."""
+"""From a model to slots that run: traces, compiles and keeps the steps and the 16-bit classifier of one model."""
 
 import os
 import threading
 import warnings
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from fastdef.nn import prefix, routing_state
 from fastdef.runtime.checked import checked_step, is_random
+from fastdef.runtime.classifier import reduced_classifier
 from fastdef.runtime.cuda_graph import GraphedSlots
 from fastdef.runtime.forward import check_called_once, forward
 from fastdef.runtime.memory import machine_bytes, step_bytes
@@ -24,6 +26,7 @@ from fastdef.runtime.trace import TracedStep
 from fastdef.runtime.weights import fingerprint
 
 _Key = tuple[torch.Size, torch.dtype, torch.device]  # of a batch, or without its size
+Network = Callable[[Tensor], Tensor]
 _LOCK = threading.RLock()  # of all caches: torch traces and compiles in one thread at a time
 _PART = 0.25  # of the machine's memory that a step may take on a CPU
 _CPU_CHUNK = 16  # images a CPU runs at once; measured best on WRN-10-2 and WRN-16-4, 1.2 to 1.4 times faster than 64
@@ -64,7 +67,7 @@ class StepCache:
         self.forget()
 
     def __getstate__(self) -> dict[str, object]:
-        made = {"_steps", "_known", "_most", "_traced", "_idle", "_made", "_made_of"}
+        made = {"_steps", "_known", "_classifiers", "_most", "_traced", "_idle", "_made", "_made_of"}
         return {name: value for name, value in self.__dict__.items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -82,8 +85,7 @@ class StepCache:
         if self._process != os.getpid():
             raise ValueError(f"a defense needs the process it was made in ({self._process}), got a fork: spawn instead")
         with _LOCK:
-            if self._fingerprint() != self._made_of:
-                self.forget()
+            self._renew()
             slots = self._idle[key].pop() if self._idle[key] else self._make(key)
             self._made[slots] = key
             return slots
@@ -93,6 +95,28 @@ class StepCache:
         with _LOCK:
             if slots in self._made:
                 self._idle[self._made[slots]].append(slots)
+
+    def classifier(self, images: Tensor) -> Network:
+        """What classifies images like these, (N, C, H, W): the model, or a copy in 16 bit where the steps are in that.
+
+        A model in float64 stays what it is.
+        """
+        if images.dtype == torch.float64 or self._dtype == torch.float32:
+            return self._model
+        kind = images.shape[1:], images.dtype, images.device
+        with _LOCK:
+            self._renew()
+            if kind not in self._classifiers:
+                with own_modes(images.device):
+                    made = reduced_classifier(self._model, images, dtype=self._dtype, compile=self._compile)
+                self._classifiers[kind] = made
+            return self._classifiers[kind]
+
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """Make steps and classifier anew in another type."""
+        with _LOCK:
+            self._dtype = dtype
+            self.forget()
 
     def halve(self) -> None:
         """Half the slots, for good: what the memory cannot hold now it will not hold later. Warns."""
@@ -162,11 +186,16 @@ class StepCache:
             self._steps[key], self._traced[fast] = fast, step.traced
         return self._steps[key]
 
+    def _renew(self) -> None:
+        if self._fingerprint() != self._made_of:
+            self.forget()
+
     def forget(self) -> None:
         """Drop every compiled step and every slot; they are made anew when they are asked for."""
         self._process = os.getpid()
         self._steps: dict[_Key, Step] = {}
         self._known: dict[_Key, TracedStep] = {}
+        self._classifiers: dict[_Key, Network] = {}
         self._most: dict[torch.Size, int] = {}
         self._traced: dict[Step, bool] = {}
         self._idle: dict[_Key, list[Slots]] = defaultdict(list)

@@ -46,7 +46,7 @@ def checked_step(
     except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except Exception as error:  # whatever a trace stumbles over, autograd may not
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        reason = reason_of(error)
     warnings.warn(
         f"the network cannot be traced, so the defense runs it plainly, uncompiled and several times slower: {reason}",
         RuntimeWarning,
@@ -61,24 +61,28 @@ def is_random(network: Network, images: Tensor) -> bool:
     first, second = network(images), network(images)
     if not torch.equal(first.isfinite(), second.isfinite()):
         return True
-    return _relative(first.nan_to_num(), second.nan_to_num()) > _ALONE
+    return relative(first.nan_to_num(), second.nan_to_num()) > _ALONE
 
 
 def _traced(network: Network, example: Tensor, dtype: torch.dtype) -> TracedStep:
     """Traced on few images, which takes little memory, where that holds for any batch; else on as many as asked for."""
-    few = _random(example, seed=0, size=_another(len(example)))
-    with suppress(Exception):  # what its operators say where they hold for one size alone
-        step = _equal(network, few, dtype, sizes=(len(few), len(example)))
-        step.any_batch = True
-        return step
+    few = random_like(example, seed=0, size=_another(len(example)))
+    more = random_like(example, seed=0, size=len(few) + 1)
+    for twin in (None, more):
+        with suppress(Exception):  # what its operators say where they hold for one size alone
+            step = _equal(network, few, dtype, sizes=(len(few), len(example)), twin=twin)
+            step.any_batch = True
+            return step
     return _equal(network, example, dtype, sizes=(len(example),))
 
 
-def _equal(network: Network, example: Tensor, dtype: torch.dtype, *, sizes: tuple[int, ...]) -> TracedStep:
-    step = traced_step(network, example, dtype=example.dtype)
+def _equal(
+    network: Network, example: Tensor, dtype: torch.dtype, *, sizes: tuple[int, ...], twin: Tensor | None = None
+) -> TracedStep:
+    step = traced_step(network, example, dtype=example.dtype, twin=twin)
     for size in sizes:
         _compare(step, network, example, size)
-    return step if dtype == example.dtype else traced_step(network, example, dtype=dtype)
+    return step if dtype == example.dtype else traced_step(network, example, dtype=dtype, twin=twin)
 
 
 def _holds(step: TracedStep, network: Network, example: Tensor) -> bool:
@@ -96,7 +100,7 @@ def _check_alone(network: Network, example: Tensor) -> int:
         ValueError: for one that does not, be it that it is made so, or that an operator's backward is wrong; for
             features that are not finite.
     """
-    images = _random(example, seed=0, size=3)
+    images = random_like(example, seed=0, size=3)
     with torch.no_grad():
         alone, among = network(images[:1]), network(images)[:1]
     if is_random(network, images):
@@ -104,10 +108,10 @@ def _check_alone(network: Network, example: Tensor) -> int:
         return alone.numel()
     if not among.isfinite().all():
         raise ValueError("the defense needs finite features, got NaN or Inf: are the weights finite?")
-    if _relative(among, alone) > _ALONE:
+    if relative(among, alone) > _ALONE:
         needed, got = "features of each image alone", "a layer whose output hangs on the rest of the batch"
         raise ValueError(f"the defense needs {needed}, got {got}")
-    if not any(_same_gradient(network, _random(example, seed=seed, size=3)) for seed in range(_TRIES)):
+    if not any(_same_gradient(network, random_like(example, seed=seed, size=3)) for seed in range(_TRIES)):
         got = "autograd gives it another among others: an operator's backward is wrong"
         raise ValueError(f"the defense needs the gradient of each image alone, and {got}")
     return alone.numel()
@@ -115,33 +119,39 @@ def _check_alone(network: Network, example: Tensor) -> int:
 
 def _same_gradient(network: Network, images: Tensor) -> bool:
     alone, among = plain_step(network, images[:1])[1], plain_step(network, images)[1][:1]
-    return _relative(among, alone) <= _ALLOWED[images.dtype][1]
+    return relative(among, alone) <= _ALLOWED[images.dtype][1]
 
 
 def _compare(step: TracedStep, network: Network, example: Tensor, size: int) -> None:
     loss_allowed, direction_allowed = _ALLOWED[example.dtype]
     worst = (float("inf"), float("inf"))
     for seed in range(1, 1 + _TRIES):
-        images = _random(example, seed=seed, size=size)
+        images = random_like(example, seed=seed, size=size)
         loss, direction = step(images)
         # A few at a time, each image's features being its own: autograd keeps more than the step that it judges.
         parts = [plain_step(network, part) for part in images.split(_JUDGED)]
         expected_loss, expected = (torch.cat(values) for values in zip(*parts, strict=True))
-        apart = _relative(loss, expected_loss), _relative(direction, expected)
+        apart = relative(loss, expected_loss), relative(direction, expected)
         if apart[0] <= loss_allowed and apart[1] <= direction_allowed:
             return
         worst = min(worst, apart)
     raise _NotEqualError(f"its trace is {worst[0]:.2%} off in the loss and {worst[1]:.2%} in the gradient")
 
 
-def _relative(value: Tensor, expected: Tensor) -> float:
+def relative(value: Tensor, expected: Tensor) -> float:
     """Norm of the difference over the norm; what is not finite is infinitely far."""
     value, expected = value.double(), expected.double()
     apart = float((value - expected).norm() / expected.norm().clamp_min(1e-30))
     return apart if apart == apart else float("inf")
 
 
-def _random(example: Tensor, *, seed: int, size: int | None = None) -> Tensor:
+def reason_of(error: Exception) -> str:
+    """The first line of what an error says, or its name."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+
+
+def random_like(example: Tensor, *, seed: int, size: int | None = None) -> Tensor:
+    """As many images as an example has, or ``size``, uniform in [0, 1]."""
     shape = (size or len(example), *example.shape[1:])
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(shape, generator=generator, dtype=example.dtype).to(example.device)

@@ -29,6 +29,12 @@ _ELEMENTWISE: dict[Any, Callable[[Any, Any], Any]] = {
     aten.silu_backward.default: silu_backward,
     aten.mish_backward.default: mish_backward,
 }
+_UPSAMPLED: dict[Any, Any] = {
+    aten.upsample_nearest2d_backward.default: aten.upsample_nearest2d.default,
+    aten._upsample_nearest_exact2d_backward.default: aten._upsample_nearest_exact2d.default,
+    aten.upsample_bilinear2d_backward.default: aten.upsample_bilinear2d.default,
+    aten.upsample_bicubic2d_backward.default: aten.upsample_bicubic2d.default,
+}
 
 
 def avg_pool_rows(
@@ -49,6 +55,15 @@ def adaptive_rows(size: int, axis: int, pooled: int) -> Tensor:
     return adaptive_avg_pool2d(_units(size, axis), (1, pooled) if axis else (pooled, 1)).flatten(1)
 
 
+def upsampled_rows(forward: Any, size: int, axis: int, pooled: Any, options: tuple[Any, ...]) -> Tensor:
+    """(size, upsampled) matrix of interpolation along one axis; ``options`` are align_corners, if any, and scales."""
+    align, scales = options[: len(options) % 2], options[len(options) % 2 :] or (None, None)
+    along = (1, pooled[1]) if axis else (pooled[0], 1)
+    scale = (None, scales[1]) if axis else (scales[0], None)
+    upsampled: Tensor = forward(_units(size, axis), along, *align, *scale)
+    return upsampled.flatten(1)
+
+
 def _units(size: int, axis: int) -> Tensor:
     """The unit vectors along an axis, as a batch of images of one line."""
     return torch.eye(size, dtype=torch.float64).view(size, 1, *((1, size) if axis else (size, 1)))
@@ -57,7 +72,8 @@ def _units(size: int, axis: int) -> Tensor:
 def write_out(graph: GraphModule, example: Tensor) -> None:
     """Write out what ONNX has no form for, in place; ``example`` is what the graph takes.
 
-    Average pooling is linear, and one matrix for each axis: with rows R and columns C its input gradient is R grad C.
+    Average pooling and interpolation are linear, and one matrix for each axis: with rows R and columns C the input
+    gradient is R grad C.
     """
     with torch.no_grad():
         ShapeProp(graph).propagate(example)
@@ -80,6 +96,8 @@ def _written(graph: GraphModule, node: Node, tracer: GraphAppendingTracer) -> Pr
         rows, columns = (avg_pool_rows(_size(args[1], axis), axis, *args[2:]) for axis in range(2))
     elif node.target == aten._adaptive_avg_pool2d_backward.default:
         rows, columns = (adaptive_rows(_size(args[1], axis), axis, _size(args[0], axis)) for axis in range(2))
+    elif (forward := _UPSAMPLED.get(node.target)) is not None:
+        rows, columns = (upsampled_rows(forward, _size(node, axis), axis, args[1], args[3:]) for axis in range(2))
     else:
         return None
     dtype, grad = args[0].meta["tensor_meta"].dtype, Proxy(args[0], tracer)

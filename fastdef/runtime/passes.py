@@ -3,6 +3,7 @@
 Each takes a GraphModule of ATen calls whose constants are buffers (``get_attr`` nodes), and changes it in place.
 """
 
+import operator
 from typing import Any
 
 import torch
@@ -160,6 +161,47 @@ def free_batch(graph: GraphModule) -> None:
         if node.target is not aten.expand.default:
             node.target = aten.reshape.default
     _clean(graph)
+
+
+def follow_batch(graph: GraphModule, twin: GraphModule, sizes: tuple[int, int]) -> None:
+    """Let every number that grew with the batch follow it: ``twin`` is the same program at another batch size.
+
+    Such a number is an argument that is k N in the one and k N' in the other. It becomes k times the size of the input,
+    or, where it is the one such size of a reshape, -1. Nothing is done to programs that differ in more than numbers.
+
+    Args:
+        graph: traced at a batch size of N; changed in place.
+        twin: traced at N'.
+        sizes: N and N'.
+    """
+    pairs = list(zip(graph.graph.nodes, twin.graph.nodes, strict=False))
+    if len(graph.graph.nodes) != len(twin.graph.nodes) or any(a.target != b.target for a, b in pairs if a.op[0] == "c"):
+        return
+    images = next(node for node in graph.graph.nodes if node.op == "placeholder")
+    with graph.graph.inserting_after(images):
+        batch = graph.graph.call_function(aten.sym_size.int, (images, 0))
+    for node, other in pairs:
+        node.args = tuple(_followed(*both, batch, sizes) for both in zip(node.args, other.args, strict=True))
+        if node.target in (aten.view.default, aten._unsafe_view.default):
+            node.target = aten.reshape.default
+        if node.target is aten.reshape.default and sum(isinstance(size, Node) for size in node.args[1]) == 1:
+            node.args = node.args[0], [-1 if isinstance(size, Node) else size for size in node.args[1]]
+    _clean(graph)
+
+
+def _followed(value: Any, other: Any, batch: Node, sizes: tuple[int, int]) -> Any:
+    """An argument of the one program, beside the same one of the other."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(_followed(*both, batch, sizes) for both in zip(value, other, strict=True))
+    if type(value) is not int or value == other:
+        return value
+    times, rest = divmod(value, sizes[0])
+    if rest or other != times * sizes[1]:
+        return value
+    if times == 1:
+        return batch
+    with batch.graph.inserting_after(batch):
+        return batch.graph.call_function(operator.mul, (batch, times))
 
 
 def unroll_convolution_backward(graph: GraphModule) -> None:

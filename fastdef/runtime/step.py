@@ -2,9 +2,11 @@
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from fastdef.runtime.forms import write_out
 from fastdef.runtime.plain import PlainStep
@@ -72,15 +74,19 @@ def compiled(step: MaskedStep, images: Tensor) -> Step:
     """
     # Traced first: Dynamo counts recompilations by code object, and a graph module brings one of its own.
     state = empty_state(images)
-    graph = graph_of(step, *state)
-    fast = torch.compile(graph, fullgraph=True, dynamic=False)
+    return compile_graph(graph_of(step, *state), state, dynamic=False)
+
+
+def compile_graph(graph: GraphModule, example: tuple[Tensor, ...], *, dynamic: bool | None) -> Callable[..., Any]:
+    """A graph through torch.compile, run once on what it takes; itself, with a warning, where nothing compiles."""
+    fast = torch.compile(graph, fullgraph=True, dynamic=dynamic)
     try:
         with torch.no_grad():
-            fast(*state)
+            fast(*example)
     except torch._dynamo.exc.BackendCompilerFailed as error:
         reason = next(iter(str(error.inner_exception).strip().splitlines()), type(error.inner_exception).__name__)
         warnings.warn(f"torch.compile does not work here, so the defense runs uncompiled: {reason}", stacklevel=2)
-        return step
+        return graph
     return fast
 
 

@@ -16,6 +16,7 @@ from torch.fx import GraphModule
 from fastdef import ops
 from fastdef.kernels import reference
 from fastdef.runtime import passes
+from fastdef.runtime.composed import composed
 from fastdef.runtime.tracing import Table, graph_of
 
 Features = Callable[[Tensor], Tensor]
@@ -46,7 +47,9 @@ class TracedStep(nn.Module):
         return loss, direction
 
 
-def traced_step(network: Features, example: Tensor, *, dtype: torch.dtype = torch.float32) -> TracedStep:
+def traced_step(
+    network: Features, example: Tensor, *, dtype: torch.dtype = torch.float32, twin: Tensor | None = None
+) -> TracedStep:
     """Trace ``network``, images -> features, into its traced step.
 
     Args:
@@ -54,17 +57,27 @@ def traced_step(network: Features, example: Tensor, *, dtype: torch.dtype = torc
         example: (N, C, H, W) float32 images of the batch shape wanted, on the device wanted; values do not matter.
         dtype: of the convolutions: float32, float16, bfloat16 (or float64, with float64 images, for tests). Image,
             loss and update keep the images' own.
+        twin: an example of another batch size, where numbers of the trace are to follow the batch that do not by
+            themselves.
 
     Raises:
         ValueError: if the network is in training mode, or its features are not (N, ...) with a gradient.
     """
-    with torch.no_grad():
-        forward = _trace(torch.func.functionalize(network), example, {**passes.BATCH_NORM_TABLE, **passes.NORM_TABLE})
-        passes.free_views(forward)
-        passes.fold_constants(forward)
-        passes.detach_constants(forward, dtype=example.dtype)
-        passes.fold_affine(forward)
-        passes.detach_constants(forward, dtype=dtype)
+    graph, features = _loss_and_direction(network, example, dtype)
+    if twin is None:
+        passes.free_batch(graph)
+    else:
+        other, _ = _loss_and_direction(network, twin, dtype)
+        passes.follow_batch(graph, other, (len(example), len(twin)))
+    passes.unroll_convolution_backward(graph)
+    passes.relu_masks(graph)
+    return TracedStep(graph, features=features)
+
+
+def _loss_and_direction(network: Features, example: Tensor, dtype: torch.dtype) -> tuple[GraphModule, int]:
+    """The graph of loss and direction, with a convolution's backward in one piece, and M."""
+    forward = folded(network, example)
+    passes.detach_constants(forward, dtype=dtype)
     shapes: list[torch.Size] = []
 
     def loss_and_direction(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,10 +91,20 @@ def traced_step(network: Features, example: Tensor, *, dtype: torch.dtype = torc
 
     graph = _trace(loss_and_direction, example, passes.NORM_TABLE)
     passes.drop_detach(graph)
-    passes.free_batch(graph)
-    passes.unroll_convolution_backward(graph)
-    passes.relu_masks(graph)
-    return TracedStep(graph, features=shapes[0][1:].numel())
+    return graph, shapes[0][1:].numel()
+
+
+@torch.no_grad()
+def folded(network: Features, example: Tensor) -> GraphModule:
+    """Trace ``network`` and fold its batch norms, in the precision of the example; its constants are its own."""
+    graph = _trace(
+        composed(torch.func.functionalize(network)), example, {**passes.BATCH_NORM_TABLE, **passes.NORM_TABLE}
+    )
+    passes.free_views(graph)
+    passes.fold_constants(graph)
+    passes.detach_constants(graph, dtype=example.dtype)
+    passes.fold_affine(graph)
+    return graph
 
 
 def _loss_and_field(features: Tensor) -> tuple[Tensor, Tensor]:

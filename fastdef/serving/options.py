@@ -32,7 +32,7 @@ class Options(BaseModel, extra="forbid"):
         grace: seconds for what was accepted, once it has to stop.
         replay: let requests choose the id of their noise.
         seed: of the noise, with ``replay``; else each process's own, from the system.
-        dtype: of the loop's convolutions.
+        dtype: of the networks; "auto" as :class:`fastdef.ActiveDefense` takes it.
         compile: torch.compile the step.
         device: where the defense runs; each replica of "cuda" has a GPU of its own.
         source: code that builds the network, where the file says that one does.
@@ -53,7 +53,7 @@ class Options(BaseModel, extra="forbid"):
     grace: float = Field(default=35.0, ge=0)
     replay: bool = False
     seed: int | None = Field(default=None, ge=0)
-    dtype: str = Field(default="float32", pattern="^(float32|float16|bfloat16)$")
+    dtype: str = Field(default="float32", pattern="^(float32|float16|bfloat16|auto)$")
     compile: bool = True
     device: str = "cpu"
     source: str | None = None
@@ -105,7 +105,7 @@ class Options(BaseModel, extra="forbid"):
             checkpoint,
             seed=self.seed,
             slots=self.slots,
-            dtype=getattr(torch, self.dtype),
+            dtype="auto" if self.dtype == "auto" else getattr(torch, self.dtype),
             compile=self.compile,
             **steps,
         )

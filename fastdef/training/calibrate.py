@@ -3,6 +3,8 @@
 import os
 from typing import Any
 
+import torch
+
 from fastdef.checkpoint import load_for, save
 from fastdef.data import Dataset
 from fastdef.defense import ActiveDefense
@@ -20,6 +22,7 @@ def calibrate(
     max_steps: int | None = None,
     outer_loops: int | None = None,
     ratio: float = 0.92,
+    bfloat16: bool = False,
     device: str = "cpu",
     source: str | None = None,
 ) -> dict[str, Any]:
@@ -36,6 +39,7 @@ def calibrate(
         max_steps: steps an outer loop may take.
         outer_loops: how often an image is noised, smoothed and classified.
         ratio: of the threshold to the clean L_F.
+        bfloat16: also see whether bfloat16 decides as float32 does, and keep that for ``dtype="auto"``.
         device: where the model runs.
         source: code that builds the network, as ``fastdef.load`` takes it.
 
@@ -55,6 +59,7 @@ def calibrate(
         "outer_loops": outer_loops,
     }
     options = {name: value for name, value in given.items() if value is not None}
+    options["dtype"] = "auto" if bfloat16 else torch.float32
     if (checkpoint.defense or {}).get("kind") == "active":
         defense = ActiveDefense.from_checkpoint(checkpoint, **options)
     else:

@@ -1,11 +1,15 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from fastdef.defense import ActiveDefense
+from fastdef.assets import ASSETS
+from fastdef.defense import ActiveDefense, precision
+
+DATA = ("--data", "fashion-mnist", "--root", ASSETS, "--split", "test", "--class-order", "text")
 
 
 @pytest.fixture
@@ -153,3 +157,22 @@ def test_a_size_of_no_image_is_refused(run, model_file, pictures, size):
 
     assert status == 2
     assert "Invalid value for '--size'" in error
+
+
+def test_a_file_whose_calibration_compared_bfloat16_may_choose_it_and_says_which_once(
+    run, refuse, model_file, pictures, monkeypatch, tmp_path
+):
+    model = shutil.copy(model_file, tmp_path)
+    monkeypatch.setattr(precision, "fast_bfloat16", lambda device: True)
+    calibrated = run("calibrate", model, *DATA, "--bfloat16")
+    chosen = run("defend", model, pictures, "--seed", "1", "--dtype", "auto")
+    named = run("defend", model, pictures, "--seed", "1", "--dtype", "bfloat16")
+    asked = run("defend", model, pictures, "--seed", "1")
+
+    assert "bfloat16 True" in calibrated[1]
+    assert chosen[2].count("note: the defense computes in bfloat16") == 1
+    assert chosen[1] == named[1] != asked[1]
+    assert "note" not in named[2] + asked[2]
+    assert "--out needs one --dtype for all parts" in refuse(
+        "defend", model, pictures, "--out", tmp_path / "out", "--dtype", "auto"
+    )

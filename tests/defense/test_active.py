@@ -306,7 +306,7 @@ def test_bad_images_are_refused(model, bad, message):
         ({"sigma": True}, "sigma > 0 and within float32, got True"),
         ({"slots": 0}, "slots > 0"),
         ({"outer_loops": True}, "outer_loops > 0 and whole, got True"),
-        ({"dtype": torch.int8}, "dtype float32, float16 or bfloat16"),
+        ({"dtype": torch.int8}, "dtype float32, float16, bfloat16 or auto"),
     ],
 )
 def test_bad_parameters_are_refused(model, options, message):

@@ -19,6 +19,7 @@ from fastdef.export.engine import load_engine
 from fastdef.export.files import export_onnx
 from fastdef.export.parity import check_parity
 from fastdef.nn import architecture_of, build, convert_to_afa, convert_to_multi_bn, parse_architecture
+from tests.runtime.networks import Attention
 
 SHAPE = (1, 12, 12)
 
@@ -240,6 +241,22 @@ def test_an_afa_model_is_one_file_with_its_active_defense_or_without(placement, 
 
         found = check_parity(checkpoint, tmp_path / kind, images)
         assert all(finding.holds for finding in found), "; ".join(map(str, found))
+
+
+@pytest.mark.slow
+def test_a_network_of_layers_that_torch_runs_at_one_batch_size_is_exported_for_any(images, tmp_path):
+    torch.manual_seed(0)
+    stem = [nn.InstanceNorm2d(4, affine=True), nn.SiLU(), nn.Upsample(scale_factor=2, mode="bilinear"), nn.AvgPool2d(2)]
+    layers = nn.Conv2d(1, 4, 3, padding=1), *stem, Attention(4), nn.Conv2d(4, 4, 3, padding=1)
+    model = nn.Sequential(nn.Sequential(*layers), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+    defense = ActiveDefense(model, "0", beta=3.0, max_steps=20, compile=False)
+    defense.calibrate(images)
+    checkpoint = Checkpoint(model, {}, ("a", "b", "c"), defense.config(), None)
+
+    export_onnx(checkpoint, tmp_path, shape=SHAPE)
+
+    found = check_parity(checkpoint, tmp_path, images)
+    assert all(finding.holds for finding in found), "; ".join(map(str, found))
 
 
 class Eigenvalues(nn.Module):

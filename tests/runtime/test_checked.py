@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn import functional
 
 from fastdef.defense import ActiveDefense
+from fastdef.runtime.checked import checked_step
+from fastdef.runtime.plain import plain_step
 from tests.runtime.networks import FALLS_BACK, TRACED, random_network
 
 
@@ -56,6 +58,16 @@ def images():
 @pytest.mark.parametrize("name", TRACED)
 def test_a_network_that_can_be_traced_is(name, images):
     assert check(TRACED[name](), images) == []
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_one_trace_holds_for_any_number_of_images(name, images):
+    network = TRACED[name]()[0]
+    step = checked_step(network, images[:4], dtype=torch.float32)
+
+    assert step.any_batch
+    for size in (1, 5):
+        torch.testing.assert_close(step(images[:size]), plain_step(network, images[:size]), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["group norm of one group", "squeeze and excite", "spectral norm", "attention"])

@@ -15,6 +15,11 @@ LAYERS = {
     "avg_pool, ceil": nn.AvgPool2d(3, stride=2, ceil_mode=True),
     "avg_pool, divisor": nn.AvgPool2d(3, padding=1, divisor_override=5),
     "adaptive": nn.AdaptiveAvgPool2d((3, 5)),
+    "upsampled": nn.Upsample(scale_factor=2, mode="bilinear"),
+    "upsampled, corners kept": nn.Upsample(size=(9, 30), mode="bilinear", align_corners=True),
+    "upsampled, bicubic": nn.Upsample(scale_factor=(1.5, 2.0), mode="bicubic"),
+    "repeated": nn.Upsample(scale_factor=(2.0, 1.3)),
+    "repeated, exact": nn.Upsample(size=(17, 9), mode="nearest-exact"),
     "adaptive, rectangular": nn.AdaptiveAvgPool2d((1, 4)),
 }
 
