@@ -142,6 +142,14 @@ def step() -> str:
     return _table([title, "ms", "convolutions alone", "GFLOP/s", "in it: convolutions", "pointwise", "rest"], rows)
 
 
+def classifier() -> str:
+    """The classifier alone, in ms of a batch."""
+    found = _read("classifier.json")
+    ways = list(next(iter(found["rows"].values())))
+    rows = [[name, *(f"{row[way]['ms']:.0f}" for way in ways)] for name, row in found["rows"].items()]
+    return _table([f"{found['batch']} images, ms", *ways], rows)
+
+
 def large_images() -> str:
     """Steps of photographs, beside plain autograd up to the same layer."""
     found = _read("large-images.json")
@@ -319,6 +327,7 @@ _FUNCTIONS = (
     formats_wrn_16_4,
     defense,
     step,
+    classifier,
     large_images,
     growth,
     price,
