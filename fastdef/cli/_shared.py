@@ -12,7 +12,6 @@ from rich.console import Console
 
 from fastdef.checkpoint import LARGEST
 from fastdef.cli._ranks import check_own_device
-from fastdef.defense import precision
 
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Source = Annotated[
@@ -86,7 +85,7 @@ def parse_dtype(name: str) -> torch.dtype | Literal["auto"]:
 
 def tell_dtype() -> None:
     """A line on stderr where a defense chooses its dtype."""
-    logger = logging.getLogger(precision.__name__)
+    logger = logging.getLogger("fastdef.defense")
     logger.handlers, logger.propagate = [_Notes()], False
     logger.setLevel(logging.INFO)
 
