@@ -22,7 +22,7 @@ from fastdef.export.known_answers import KnownAnswers, tolerance_of
 from fastdef.export.manifest import MANIFEST, read, read_description
 from fastdef.export.opening import CPU, file_for, open_session
 from fastdef.export.sessions import InferenceSession, Provider
-from fastdef.runtime import Program, Request, Session, Slots, Stats, bucket_sizes, cpu_chunk, run_batch
+from fastdef.runtime import GraphedSlots, Program, Request, Session, Slots, Stats, bucket_sizes, cpu_chunk, run_batch
 
 Array = NDArray[Any]
 
@@ -205,8 +205,11 @@ class _SlotsOfFile:
         return bucket_sizes(self.most)
 
     def acquire(self, size: int, like: Tensor) -> Slots:
+        images = like.new_zeros((size, *like.shape))
+        if self._step.replayable:
+            return GraphedSlots(self._advance, images, layout=torch.contiguous_format)
         chunk = cpu_chunk(size) if like.device.type == "cpu" else None
-        return Slots(self._advance, like.new_zeros((size, *like.shape)), chunk=chunk, layout=torch.contiguous_format)
+        return Slots(self._advance, images, chunk=chunk, layout=torch.contiguous_format)
 
     def release(self, slots: Slots) -> None:
         """Nothing that is worth keeping."""

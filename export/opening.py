@@ -6,7 +6,7 @@ from typing import Any
 
 from fastdef.export.openvino_session import OpenVINOSession
 from fastdef.export.pt2 import Pt2Session
-from fastdef.export.sessions import InferenceSession, OnnxSession, Provider, TensorRTSession
+from fastdef.export.sessions import InferenceSession, OnnxSession, Provider, TensorRTSession, refuse_options
 
 CPU = ("CPUExecutionProvider",)
 _OWN = {"TensorRT": ".engine", "OpenVINO": ".xml", "PT2": ".pt2"}  # engines that are no provider of ONNX Runtime
@@ -55,9 +55,10 @@ def open_session(file: Path, providers: Sequence[Provider], *, spinning: bool) -
     pairs = named(providers)
     name, options = pairs[0]
     if name == "TensorRT" or file.suffix == ".engine":
-        return TensorRTSession(file)
+        return TensorRTSession(file, options if name == "TensorRT" else None)
     if name == "OpenVINO" or file.suffix == ".xml":
         return OpenVINOSession(file, options if name == "OpenVINO" else None)
     if name == "PT2" or file.suffix == ".pt2":
+        refuse_options("PT2", options if name == "PT2" else {}, known="none")
         return Pt2Session(file)
     return OnnxSession(file, pairs, spinning=spinning)

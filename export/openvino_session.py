@@ -52,6 +52,7 @@ class OpenVINOSession:
             self.description = _described(model)
         self.inputs = [given.get_any_name() for given in model.inputs]
         self.exact = str(config[_PRECISION]) == "f32"
+        self.replayable = False
         self.largest_batch: int | None = None
         self.device = "cpu"
 

@@ -78,6 +78,7 @@ class Pt2Session:
         self.inputs = list(facts["inputs"])
         self.description: str | None = manifest.read_text()
         self.exact = True
+        self.replayable = False
         self.largest_batch: int | None = _LARGEST_BATCH
         self.device = "cpu"
 

@@ -6,7 +6,7 @@ Nothing is parsed that is not the file ``model.json`` names.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ class InferenceSession(Protocol):
         exact: whether float32 is computed in float32 throughout, which GPUs do not where TF32 will do.
         largest_batch: that it takes; None where any will do.
         device: where it takes and gives tensors without a copy.
+        replayable: whether a run may be captured in a CUDA graph: it only queues work, on torch's current stream.
     """
 
     inputs: list[str]
@@ -43,6 +44,7 @@ class InferenceSession(Protocol):
     exact: bool
     largest_batch: int | None
     device: str
+    replayable: bool
 
     def run(self, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """The outputs, in the file's order, on the device of the inputs."""
@@ -54,7 +56,8 @@ class OnnxSession:
 
     Args:
         path: the file.
-        providers: of ONNX Runtime, names or pairs of a name and options; the first that can run a part runs it.
+        providers: of ONNX Runtime, names or pairs of a name and options; the first that can run a part runs it. With
+            ``enable_cuda_graph`` each batch size keeps buffers of its own, as ONNX Runtime's graphs need.
         spinning: whether idle threads wait busily. That costs the cores that others could use, twice the CPU time in
             all, and gains where a session alone is on the machine.
 
@@ -88,6 +91,10 @@ class OnnxSession:
         self.inputs = [given.name for given in self._session.get_inputs()]
         self.exact = all(name == _CPU for name in names)
         self.largest_batch: int | None = None
+        self.replayable = False  # it waits for its own stream
+        first = {} if isinstance(providers[0], str) else providers[0][1]
+        self._graphed = str(first.get("enable_cuda_graph", "0")).lower() in ("1", "true")
+        self._bindings: dict[tuple[torch.Size, ...], _Binding] = {}
         self.device = "cuda" if names[0] in _ON_CUDA and torch.cuda.is_available() else "cpu"
         self.description = self._session.get_modelmeta().custom_metadata_map.get("fastdef")
 
@@ -108,24 +115,54 @@ class OnnxSession:
 
     def _run_bound(self, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
         device = next(value.device for value in given.values() if value.is_cuda)
+        shapes = tuple(value.shape for value in given.values())
+        binding = self._bindings.get(shapes)
+        if binding is None:
+            binding = self._bind(given, device)
+            if self._graphed:
+                self._bindings[shapes] = binding
+        else:
+            for name, value in given.items():
+                binding.inputs[name].copy_(value)
+        torch.cuda.current_stream(device).synchronize()  # ONNX Runtime works on a stream of its own
+        with self._refusing():
+            self._session.run_with_iobinding(binding.bound, self._run_options(shapes))
+            binding.bound.synchronize_outputs()
+        return tuple(value.clone() if self._graphed else value for value in binding.outputs)
+
+    def _bind(self, given: dict[str, Tensor], device: torch.device) -> "_Binding":
         batch = next(len(value) for value in given.values() if value.ndim)
-        kept = {name: value.to(device).contiguous() for name, value in given.items()}  # a binding holds addresses alone
-        made = {
+        inputs = {name: value.to(device, copy=self._graphed).contiguous() for name, value in given.items()}
+        outputs = {
             output.name: torch.empty(
                 [d if isinstance(d, int) else batch for d in output.shape], dtype=_ONNX[output.type], device=device
             )
             for output in self._session.get_outputs()
         }
-        binding = self._session.io_binding()
-        for bind, tensors in ((binding.bind_input, kept), (binding.bind_output, made)):
+        bound = self._session.io_binding()
+        for bind, tensors in ((bound.bind_input, inputs), (bound.bind_output, outputs)):
             for name, value in tensors.items():
                 element = torch.empty(0, dtype=value.dtype).numpy().dtype
                 bind(name, "cuda", device.index or 0, element, tuple(value.shape), value.data_ptr())
-        torch.cuda.current_stream(device).synchronize()  # ONNX Runtime works on a stream of its own
-        with self._refusing():
-            self._session.run_with_iobinding(binding)
-            binding.synchronize_outputs()
-        return tuple(made.values())
+        return _Binding(bound, inputs, list(outputs.values()))
+
+    def _run_options(self, shapes: tuple[torch.Size, ...]) -> Any:
+        """Which of its graphs ONNX Runtime captures or replays."""
+        if not self._graphed:
+            return None
+        import onnxruntime
+
+        options = onnxruntime.RunOptions()
+        options.add_run_config_entry("gpu_graph_id", str(1 + list(self._bindings).index(shapes)))
+        return options
+
+
+class _Binding(NamedTuple):
+    """What a run reads and writes; a binding of ONNX Runtime holds addresses alone."""
+
+    bound: Any
+    inputs: dict[str, Tensor]
+    outputs: list[Tensor]
 
 
 def check_providers(asked: Sequence[str], got: Sequence[str]) -> None:
@@ -142,18 +179,32 @@ def check_providers(asked: Sequence[str], got: Sequence[str]) -> None:
         )
 
 
+def refuse_options(engine: str, options: Mapping[str, Any], *, known: str) -> None:
+    """Refuse options that an engine would ignore.
+
+    Raises:
+        ValueError: naming them.
+    """
+    if options:
+        raise ValueError(f"{engine} takes the options: {known}; got {', '.join(options)}")
+
+
 class TensorRTSession:
     """An engine file in TensorRT, or TensorRT for RTX; on CUDA.
 
     Args:
         path: that ``export_engines`` wrote, with this version of TensorRT, for this GPU.
+        options: ``{"cuda_graph": True}`` for a driven step that is captured in a CUDA graph; not run on a GPU yet.
 
     Raises:
-        ValueError: if the file is not the one ``model.json`` names, there is no CUDA device, or TensorRT does not take
-            the file.
+        ValueError: for another option; if the file is not the one ``model.json`` names, there is no CUDA device, or
+            TensorRT does not take the file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, options: Mapping[str, Any] | None = None) -> None:
+        given = dict(options or {})
+        self.replayable = bool(given.pop("cuda_graph", False))
+        refuse_options("TensorRT", given, known="cuda_graph")
         content = verified(path)
         if not torch.cuda.is_available():
             raise ValueError(f"TensorRT needs a CUDA device to run {path}, and there is none")

@@ -3,6 +3,7 @@
 from fastdef.runtime.cache import StepCache as StepCache
 from fastdef.runtime.cache import bucket_sizes as bucket_sizes
 from fastdef.runtime.cache import cpu_chunk as cpu_chunk
+from fastdef.runtime.cuda_graph import GraphedSlots as GraphedSlots
 from fastdef.runtime.drive import in_order as in_order
 from fastdef.runtime.drive import run_batch as run_batch
 from fastdef.runtime.forward import check_model as check_model

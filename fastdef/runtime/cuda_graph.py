@@ -25,8 +25,8 @@ class GraphedSlots(Slots):
     as many steps as hide the host's work behind them: one of a large network, several of a small one.
     """
 
-    def __init__(self, step: Step, images: Tensor) -> None:
-        super().__init__(step, images)
+    def __init__(self, step: Step, images: Tensor, *, layout: torch.memory_format = torch.channels_last) -> None:
+        super().__init__(step, images, layout=layout)
         self._report = torch.zeros((3, self.size), dtype=images.dtype, device=images.device)
         self._reports = [self._pinned(self._report), self._pinned(self._report)]
         self._looks = 0

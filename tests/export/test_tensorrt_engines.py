@@ -10,6 +10,7 @@ from fastdef.export import tensorrt_engines
 from fastdef.export.engine import load_engine
 from fastdef.export.files import export_onnx
 from fastdef.export.manifest import name_files, sha256
+from fastdef.export.opening import open_session
 from fastdef.export.tensorrt_engines import EngineOptions, export_engines
 
 trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx-cu13, or a machine with tensorrt")
@@ -92,6 +93,29 @@ def test_to_run_an_engine_takes_a_gpu(copied):
 
     with pytest.raises(ValueError, match="TensorRT needs a CUDA device"):
         load_engine(copied / "defended.engine")
+
+
+@pytest.mark.gpu
+def test_driven_steps_in_cuda_graphs_answer_as_the_same_without(copied, images):
+    export_engines(copied, options=EngineOptions(batches=(1, 4, 64)))
+    onnx = ("CUDAExecutionProvider", {"enable_cuda_graph": "1"})
+    for plain, graphed in (("TensorRT", ("TensorRT", {"cuda_graph": True})), ("CUDAExecutionProvider", onnx)):
+        with (
+            load_engine(copied, providers=[plain], driven=True) as first,
+            load_engine(copied, providers=[graphed], driven=True) as second,
+        ):
+            expected, got = first(images.numpy(), seed=3), second(images.numpy(), seed=3)
+            again = second(images.numpy(), seed=3)
+
+        assert (got.steps == expected.steps).all()
+        assert (again.steps == expected.steps).all()
+        assert (got.probabilities.argmax(1) == expected.probabilities.argmax(1)).all()
+
+
+@pytest.mark.parametrize("name", ["TensorRT", "PT2"])
+def test_an_option_that_an_engine_would_ignore_is_refused(copied, name):
+    with pytest.raises(ValueError, match=f"{name} takes the options: .*; got precision"):
+        open_session(copied / "defended.onnx", [(name, {"precision": "fp16"})], spinning=False)
 
 
 @pytest.mark.gpu
