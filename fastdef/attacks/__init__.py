@@ -23,6 +23,7 @@ from fastdef.attacks._gradients import health as health
 from fastdef.attacks._losses import cross_entropy as cross_entropy
 from fastdef.attacks._losses import dlr as dlr
 from fastdef.attacks._losses import margin as margin
+from fastdef.attacks._losses import probability_margin as probability_margin
 from fastdef.attacks._losses import targeted_dlr as targeted_dlr
 from fastdef.attacks._model import check_differentiable as check_differentiable
 from fastdef.attacks._model import frozen_eval as frozen_eval

@@ -24,6 +24,13 @@ def margin(logits: Tensor, labels: Tensor, *, confidence: float = 50.0) -> Tenso
     return -functional.relu(right - other + confidence)
 
 
+def probability_margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """max_other p - p_y of the probabilities, which does not saturate at one sample's cost to another (PMA, Eq. 4)."""
+    own = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, labels[:, None], True)
+    p = logits.softmax(1)
+    return p.masked_fill(own, -torch.inf).amax(1) - p.gather(1, labels[:, None])[:, 0]
+
+
 def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     """Difference of logits ratio, -(z_y - max_other z) / (z_1st - z_3rd): blind to the logits' scale (APGD, Eq. 6)."""
     ordered = logits.sort(dim=1).values

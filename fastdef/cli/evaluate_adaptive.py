@@ -77,7 +77,7 @@ def evaluate_adaptive(
     options = defense_options(
         undefended=undefended, delta=delta, max_steps=max_steps, outer_loops=outer_loops, dtype=dtype
     )
-    eps, numbers = radius(eps), parse_list(rows, int, option="--rows", needs="numbers from 0 to 7")
+    eps, numbers = radius(eps), parse_list(rows, int, option="--rows", needs="numbers from 0 to 8")
     _check(budget, report, resume=resume, open_=open_)
     if replicas is not None:
         check_replica_device(device)

@@ -198,8 +198,6 @@ def _followed(value: Any, other: Any, batch: Node, sizes: tuple[int, int]) -> An
     times, rest = divmod(value, sizes[0])
     if rest or other != times * sizes[1]:
         return value
-    if times == 1:
-        return batch
     with batch.graph.inserting_after(batch):
         return batch.graph.call_function(operator.mul, (batch, times))
 

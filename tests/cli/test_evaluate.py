@@ -116,8 +116,8 @@ def test_refusals_of_the_adaptive_evaluation_are_one_line(refuse, model_file, da
 
     assert "--budget needs one of smoke, quick, standard, full" in refuse(*arguments, "--budget", "vast")
     assert "--eps needs a radius in 255ths, from 0 to 255, got -8" in refuse(*arguments, "--eps", "-8")
-    assert "--rows needs numbers from 0 to 7" in refuse(*arguments, "--rows", "a")
-    assert "rows from 0 to 7" in refuse(*arguments, "--rows", "9")
+    assert "--rows needs numbers from 0 to 8" in refuse(*arguments, "--rows", "a")
+    assert "rows from 0 to 8" in refuse(*arguments, "--rows", "9")
     assert "--report folder" in refuse(*arguments, "--resume")
     assert "--dtype needs one of" in refuse(*arguments, "--dtype", "int8")
     assert "no such file" in refuse(*arguments, "--surrogate", tmp_path / "none.safetensors").lower()

@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+from torch import nn
 
 from fastdef.defense import ActiveDefense
 from fastdef.nn import WideResNet
@@ -76,6 +77,20 @@ def test_a_classifier_that_cannot_be_traced_stays_what_it_is_and_says_so(name, i
     model = FALLS_BACK[name]()
 
     with pytest.warns(RuntimeWarning, match="the classifier cannot be traced, so it stays in float32"):
+        assert reduced_classifier(model, images, dtype=torch.bfloat16, compile=False) is model
+
+
+class OfTheBatch(nn.Module):
+    """Is traced without a complaint, and holds for one batch size."""
+
+    def forward(self, x):
+        return x.mean((2, 3)) * (len(x) / 7)
+
+
+def test_a_trace_that_is_not_the_model_is_not_used(images):
+    model = OfTheBatch()
+
+    with pytest.warns(RuntimeWarning, match=r"stays in float32: its trace is .*% off"):
         assert reduced_classifier(model, images, dtype=torch.bfloat16, compile=False) is model
 
 

@@ -103,7 +103,7 @@ class AttackCase:
     """One line of the table.
 
     Attributes:
-        row: 0 to 7.
+        row: 0 to 8.
         name: of the attack.
         craft: the attack.
         evaluate: who answers, and what is right.

@@ -44,3 +44,11 @@ class NoiseSeeds:
         """(n * draws,) ids of the next ``draws`` draws of the batch's ``rows``."""
         start = next(self._turn) * draws
         return noise_seeds(self._ids[rows.cpu()], range(start, start + draws), self._stream)
+
+
+class KnownSeeds(NoiseSeeds):
+    """A stream that gives the same draws whenever it is asked: an attacker that knows the noise to come."""
+
+    def next(self, rows: Tensor, draws: int) -> Tensor:
+        """(n * draws,) ids of the first ``draws`` draws of the batch's ``rows``."""
+        return noise_seeds(self._ids[rows.cpu()], range(draws), self._stream)

@@ -29,6 +29,7 @@ _COLUMNS = [
         "deviation",
         "interval",
         "worst",
+        "majority",
         "one_shot",
         *("loss", "unanswered"),
     ),

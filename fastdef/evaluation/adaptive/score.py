@@ -74,6 +74,7 @@ class Score:
         judgement: mean over the others, which is the headline's figure: the least of many means is too low by chance.
             Both are the mean where there is one sample.
         worst: images answered right under every noise sample: an attacker who may try R times.
+        majority: images of which more than half of the answers are right: what a vote of R answers keeps at least.
         one_shot: accuracy under the first noise sample, AutoAttack's way to count.
         loss: mean cross-entropy.
         steps_median: of the defense.
@@ -90,6 +91,7 @@ class Score:
     selection: float
     judgement: float
     worst: float
+    majority: float
     one_shot: float
     loss: float
     steps_median: int
@@ -113,6 +115,7 @@ class Score:
             selection=float(each[:half].mean() if half else each.mean()),
             judgement=float(each[half:].mean()),
             worst=float(predictions.right.all(1).double().mean()),
+            majority=float((right.mean(1) > 0.5).double().mean()),
             one_shot=float(each[0]),
             loss=float(predictions.loss.double().mean()),
             steps_median=int(predictions.steps.flatten().median()),

@@ -25,7 +25,7 @@ from fastdef.evaluation.adaptive.journal import Journal, Unit, joined
 from fastdef.evaluation.adaptive.noise_seeds import SeedStream
 from fastdef.evaluation.adaptive.probe import probe
 from fastdef.evaluation.adaptive.results import AdaptiveResults, Line
-from fastdef.evaluation.adaptive.rows import blackbox, bpda, papers, rand, sanity, static, transfer, unrolled
+from fastdef.evaluation.adaptive.rows import blackbox, bpda, later, papers, rand, sanity, static, transfer, unrolled
 from fastdef.evaluation.adaptive.score import Score, lowest
 from fastdef.evaluation.adaptive.target import FixedBatch, Target
 from fastdef.evaluation.batches import spans
@@ -33,7 +33,7 @@ from fastdef.evaluation.batches import spans
 _BY_AUTOATTACK = {1, 6, 7}
 _ALIGNED_ON = 4  # images that the attacks' gradient is held against finite differences on
 _EXAMPLES = 4  # attacked images of a case that the report shows
-ROWS = (sanity, static, transfer, bpda, unrolled, papers, blackbox, rand)
+ROWS = (sanity, static, transfer, bpda, unrolled, papers, blackbox, rand, later)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def evaluate_adaptive(
         budget: the effort; its ``images`` bounds how many of the data set are used.
         eps: radius in pixel units.
         surrogate: an independent model of the same task, in eval mode, whose attacked images are tried too.
-        rows: which of the rows 0 to 7.
+        rows: which of the rows 0 to 8.
         seed: of everything that is drawn in an attack.
         folder: where the state of the work is kept; nowhere if not given. On several ranks they share the work through
             it, so it has to be given and seen by all of them.
@@ -89,7 +89,7 @@ def evaluate_adaptive(
     if set(rows) & _BY_AUTOATTACK:
         check_installed("pyautoattack", extra="eval", where="the adaptive evaluation")
     if len(dataset) == 0 or not set(rows) <= set(range(len(ROWS))):
-        raise ValueError(f"evaluate_adaptive needs images, and rows from 0 to 7, got {len(dataset)} and {list(rows)}")
+        raise ValueError(f"evaluate_adaptive needs images, and rows from 0 to 8, got {len(dataset)} and {list(rows)}")
     check_eps(eps, where="evaluate_adaptive")
     dataset = dataset.subset(budget.images)
     if target.classifier is not None and target.classifier.training:

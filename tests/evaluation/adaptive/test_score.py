@@ -40,6 +40,7 @@ def test_mean_worst_one_shot_and_deviation_are_what_they_say():
 
     assert score.mean == pytest.approx(8 / 16)
     assert score.worst == pytest.approx(1 / 4)
+    assert score.majority == pytest.approx(1 / 4)  # two of four is no majority
     assert score.one_shot == pytest.approx(2 / 4)
     assert score.deviation == pytest.approx(torch.tensor([0.5, 0.75, 0.5, 0.25]).std().item())
     assert (score.count, score.noise_samples, score.steps_most, score.capped) == (4, 4, 15, 11)

@@ -7,7 +7,16 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fastdef.attacks import Goal, cross_entropy, likeliest, margin, sign_hunter, targeted, untargeted
+from fastdef.attacks import (
+    Goal,
+    cross_entropy,
+    likeliest,
+    margin,
+    probability_margin,
+    sign_hunter,
+    targeted,
+    untargeted,
+)
 from fastdef.evaluation.adaptive.alignment import ALIGNED
 from fastdef.evaluation.adaptive.attack_case import Attack, AttackCase, Batch, NotRun, Plan
 from fastdef.evaluation.adaptive.bpda import bpda, iterates
@@ -16,6 +25,8 @@ from fastdef.evaluation.adaptive.score import by_label
 
 TARGETED = "targeted DLR"
 ESTIMATED = "estimated gradient signs"
+PROBABILITY_MARGIN = "probability margin"
+_LOSSES = {"cross-entropy": cross_entropy, "margin": margin, PROBABILITY_MARGIN: probability_margin}
 NAMES = {"cross-entropy": "APGD-CE", "margin": "C&W margin, APGD", TARGETED: "APGD-DLR, targeted"}
 
 
@@ -52,7 +63,7 @@ class Through(Attack):
 
     Attributes:
         gradient: how it is got, in words.
-        loss: a key of ``NAMES``.
+        loss: a key of ``NAMES``, or the probability margin.
         steps: of the loop; None for all there are.
         eot: draws that a gradient is the mean of.
         iterations: of Auto-PGD.
@@ -72,7 +83,7 @@ class Through(Attack):
 
     def _goals(self, batch: Batch) -> list[Goal]:
         if self.loss != TARGETED:
-            return [untargeted(batch.labels, cross_entropy if self.loss == "cross-entropy" else margin)]
+            return [untargeted(batch.labels, _LOSSES[self.loss])]
         logits = self.plan.target.answer(batch.images, NoiseSeeds(batch.ids, SeedStream.ATTACK).first()).logits
         return [targeted(batch.labels, target) for target in likeliest(logits, batch.labels, self.plan.budget.targets)]
 
