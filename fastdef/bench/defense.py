@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from fastdef.bench.machine import interleaved, machine, peak_bytes, seconds
 from fastdef.defense import ActiveDefense, Losses, lockstep, whole_network
 from fastdef.nn import prefix
 from fastdef.ops import smoothing_loss
-from fastdef.runtime import Stats
+from fastdef.runtime import Stats, forward
 
 Contender = Callable[[Tensor], Tensor]  # (N, C, H, W) images -> (N,) steps
 
@@ -49,7 +50,7 @@ def bench_defense(setting: Setting, *, half: torch.dtype | None, step: Callable[
 
     Returns:
         JSON-able figures: images a second, network steps a second, useful share, ratio to naive, peak memory of a
-        step, by contender; latencies of ours; the machine.
+        step, by contender; latencies of ours, and of the classifier without a defense; the machine.
     """
     device = setting.images.device
     with ExitStack() as stack:
@@ -87,7 +88,7 @@ def bench_defense(setting: Setting, *, half: torch.dtype | None, step: Callable[
         "steps": _spread(steps["slots"].float().tolist()),
         "contenders": rows,
         "step_peak_bytes": memory,
-        "latency_seconds": {str(size): _latency(setting, size) for size in (1, 64) if size <= len(setting.images)},
+        "latency_seconds": {str(size): _latencies(setting, size) for size in (1, 64) if size <= len(setting.images)},
     }
 
 
@@ -188,18 +189,22 @@ def _single_steps(setting: Setting, stack: ExitStack) -> dict[str, Callable[[], 
     return {"naive": naive, "compiled": slots.advance_chunk}  # a replayed graph would not ask the allocator
 
 
-def _latency(setting: Setting, size: int) -> dict[str, float]:
-    """Seconds from a batch to its answers, over batches of the same images."""
+def _latencies(setting: Setting, size: int) -> dict[str, dict[str, float]]:
+    """Seconds from a batch to its answers with the defense and without, over the same batches, one after the other."""
     defense = _like(setting.defense, setting, compile=True, deterministic=False)
     runs = max(20, min(100, len(setting.images) // size)) if size == 1 else 5
-    device = setting.images.device
+    ways: dict[str, Callable[[Tensor], object]] = {
+        "defended": defense.defend,
+        "undefended": partial(forward, defense.model),
+    }
+    taken: dict[str, list[float]] = {name: [] for name in ways}
     defense.defend(setting.images[:size])
-    taken = []
     for turn in range(runs):
         start = turn * size % max(1, len(setting.images) - size + 1)
         batch = setting.images[start : start + size]
-        taken.append(seconds(lambda batch=batch: defense.defend(batch), device))  # type: ignore[misc]
-    return _spread(taken)
+        for name, answer in ways.items():
+            taken[name].append(seconds(partial(answer, batch), batch.device))
+    return {name: _spread(values) for name, values in taken.items()}
 
 
 def _spread(values: list[float]) -> dict[str, float]:

@@ -100,9 +100,12 @@ def _print(console: Console, report: dict) -> None:  # type: ignore[type-arg]
         f"Peak memory of a step, batch {report['batch']}: naive {memory['naive'] / 2**20:.1f} MiB, "
         f"ours {memory['compiled'] / 2**20:.1f} MiB ({memory['compiled'] / memory['naive']:.2f} of it)."
     )
-    for size, spread in report["latency_seconds"].items():
-        percentiles = ", ".join(f"{name} {value * 1e3:.1f} ms" for name, value in spread.items())
-        console.print(f"Latency of a batch of {size}: {percentiles}.")
+    for size, ways in report["latency_seconds"].items():
+        for name, spread in ways.items():
+            percentiles = ", ".join(f"{p} {value * 1e3:.1f} ms" for p, value in spread.items())
+            console.print(f"Latency of a batch of {size}, {name}: {percentiles}.")
+        times = {p: value / ways["undefended"][p] for p, value in ways["defended"].items()}
+        console.print(f"The defense costs {times['p50']:.0f} times the classifier at p50, {times['p99']:.0f} at p99.")
 
 
 def solvers(

@@ -63,3 +63,19 @@ def test_another_step_size_is_that_of_the_loop(run, monkeypatch):
     run("bench", "defense", "--beta", "40", "--limit", "2", "--device", "cpu")
 
     assert timed[0].beta == timed[0].solver.beta == 40.0
+
+
+@pytest.mark.slow
+def test_the_defense_is_timed_beside_a_plain_loop_and_beside_the_classifier(run, tmp_path):
+    brief = ["--architecture", "wrn-10-1", "--limit", "4", "--batch-size", "2", "--turns", "1", "--half", "none"]
+    status, out, _ = run("bench", "defense", *brief, "--device", "cpu", "--json", tmp_path / "o")
+
+    found = json.loads((tmp_path / "o").read_text())
+    assert status == 0
+    assert list(found["contenders"]) == ["naive", "naive_compiled", "truncated", "traced", "compiled", "slots"]
+    ways = found["latency_seconds"]["1"]
+    assert set(ways) == {"defended", "undefended"}
+    assert 0 < ways["undefended"]["p50"] <= ways["undefended"]["p99"]
+    assert ways["defended"]["p50"] > ways["undefended"]["p50"]
+    times = ways["defended"]["p50"] / ways["undefended"]["p50"]
+    assert f"The defense costs {times:.0f} times the classifier at p50" in out
