@@ -53,7 +53,7 @@ FAULTS = [
     Fault(
         "the margin row runs cross-entropy",
         f"{ADAPTIVE}/rows/bpda.py",
-        'cross_entropy if self.loss == "cross-entropy" else margin',
+        "_LOSSES[self.loss]",
         "cross_entropy",
         ROWS,
     ),
