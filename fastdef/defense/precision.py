@@ -8,6 +8,7 @@ from fastdef.runtime import BatchResult
 
 JUDGED = 128  # images that both precisions decide
 _AGREE = 0.98  # share of them that has to be decided, and has to converge, alike: other noise changes more
+_ASKED = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # private to torch, so they may go
 _LOG = logging.getLogger(__name__)
 
 
@@ -15,8 +16,7 @@ def fast_bfloat16(device: torch.device) -> bool:
     """Whether the device has instructions for it: AMX or AVX512-BF16 of a CPU, the tensor cores of a GPU."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    amx, avx512 = torch.cpu._is_amx_tile_supported, torch.cpu._is_avx512_bf16_supported
-    return device.type == "cpu" and (amx() or avx512())
+    return device.type == "cpu" and any(getattr(torch.cpu, asked, bool)() for asked in _ASKED)
 
 
 def agrees(full: BatchResult, reduced: BatchResult) -> bool:
