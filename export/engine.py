@@ -3,6 +3,7 @@
 import os
 import warnings
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral
@@ -199,6 +200,7 @@ class _SlotsOfFile:
     def __init__(self, step: InferenceSession, *, slots: int) -> None:
         self.most = slots
         self._step = step
+        self._idle: dict[int, list[Slots]] = defaultdict(list)
 
     @property
     def sizes(self) -> list[int]:
@@ -207,15 +209,20 @@ class _SlotsOfFile:
     def acquire(self, size: int, like: Tensor) -> Slots:
         images = like.new_zeros((size, *like.shape))
         if self._step.replayable:
+            if self._idle[size]:
+                return self._idle[size].pop()
             return GraphedSlots(self._advance, images, layout=torch.contiguous_format)
         chunk = cpu_chunk(size) if like.device.type == "cpu" else None
         return Slots(self._advance, images, chunk=chunk, layout=torch.contiguous_format)
 
     def release(self, slots: Slots) -> None:
-        """Nothing that is worth keeping."""
+        """Kept where they hold a graph."""
+        if self._step.replayable:
+            self._idle[slots.size].append(slots)
 
     def halve(self) -> None:
         self.most //= 2
+        self._idle.clear()
         warnings.warn(f"out of memory: going on with {self.most} slots", RuntimeWarning, stacklevel=2)
 
     def _advance(self, *state: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -224,7 +231,12 @@ class _SlotsOfFile:
 
 
 def load_engine(
-    path: str | os.PathLike[str], *, providers: Sequence[Provider] = CPU, driven: bool = False, slots: int = 64
+    path: str | os.PathLike[str],
+    *,
+    providers: Sequence[Provider] = CPU,
+    driven: bool = False,
+    slots: int = 64,
+    cuda_graphs: bool = False,
 ) -> Engine:
     """Open an export, and see that it gives the answers it is known to give.
 
@@ -236,6 +248,7 @@ def load_engine(
         driven: run ``step`` and ``classifier``, many images at once and each as long as it needs, in place of the
             whole in one file: faster, and what a server should take.
         slots: images under way at once, where it is driven.
+        cuda_graphs: of a driven step in TensorRT or on the CUDAExecutionProvider; not run on a GPU yet.
 
     Raises:
         ValueError: if there is no such file, the folder's export was cut short, the file is not the one that
@@ -246,8 +259,12 @@ def load_engine(
     check_count(slots, name="slots", where="load_engine")
     if not place.exists():
         raise ValueError(f"load_engine needs what `fastdef export` wrote, and there is no {place}")
+    if cuda_graphs and not driven:
+        raise ValueError("load_engine has cuda_graphs around the step of a driven export: pass driven=True")
     files = _files(place, providers, driven=driven)
-    sessions = [open_session(file, providers, spinning=not driven) for file in files]
+    sessions = [
+        open_session(file, providers, spinning=not driven, graphed=cuda_graphs and file is files[0]) for file in files
+    ]
     expected = ["images", "steps", "limits", "delta"] if driven else ["images", "ids", "seed"]
     if sessions[0].description is None or sessions[0].inputs != expected:
         raise ValueError(

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastdef.export.openvino_session import OpenVINOSession
 from fastdef.export.pt2 import Pt2Session
-from fastdef.export.sessions import InferenceSession, OnnxSession, Provider, TensorRTSession, refuse_options
+from fastdef.export.sessions import InferenceSession, OnnxSession, Provider, TensorRTSession
 
 CPU = ("CPUExecutionProvider",)
 _OWN = {"TensorRT": ".engine", "OpenVINO": ".xml", "PT2": ".pt2"}  # engines that are no provider of ONNX Runtime
@@ -41,12 +41,15 @@ def file_for(folder: Path, stem: str, providers: Sequence[Provider]) -> Path:
     return file
 
 
-def open_session(file: Path, providers: Sequence[Provider], *, spinning: bool) -> InferenceSession:
+def open_session(
+    file: Path, providers: Sequence[Provider], *, spinning: bool, graphed: bool = False
+) -> InferenceSession:
     """A session for a file, in the engine that the file is for or that is named.
 
     Args:
         file: of an export.
         providers: see :func:`load_engine`.
+        graphed: whether its runs are to be CUDA graphs.
         spinning: whether idle threads of ONNX Runtime wait busily: a little faster where nothing else needs the cores.
 
     Raises:
@@ -54,11 +57,12 @@ def open_session(file: Path, providers: Sequence[Provider], *, spinning: bool) -
     """
     pairs = named(providers)
     name, options = pairs[0]
+    if name in ("TensorRT", "PT2") and options:
+        raise ValueError(f"{name} has no options, got {', '.join(options)}")
     if name == "TensorRT" or file.suffix == ".engine":
-        return TensorRTSession(file, options if name == "TensorRT" else None)
+        return TensorRTSession(file, graphed=graphed)
     if name == "OpenVINO" or file.suffix == ".xml":
         return OpenVINOSession(file, options if name == "OpenVINO" else None)
     if name == "PT2" or file.suffix == ".pt2":
-        refuse_options("PT2", options if name == "PT2" else {}, known="none")
         return Pt2Session(file)
-    return OnnxSession(file, pairs, spinning=spinning)
+    return OnnxSession(file, pairs, spinning=spinning, graphed=graphed)

@@ -3,6 +3,7 @@
 Nothing is parsed that is not the file ``model.json`` names.
 """
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -56,22 +57,26 @@ class OnnxSession:
 
     Args:
         path: the file.
-        providers: of ONNX Runtime, names or pairs of a name and options; the first that can run a part runs it. With
-            ``enable_cuda_graph`` each batch size keeps buffers of its own, as ONNX Runtime's graphs need.
+        providers: of ONNX Runtime, names or pairs of a name and options; the first that can run a part runs it.
         spinning: whether idle threads wait busily. That costs the cores that others could use, twice the CPU time in
             all, and gains where a session alone is on the machine.
+        graphed: a CUDA graph for each batch size, which keeps buffers of its own; not run on a GPU yet.
 
     Raises:
         ValueError: if it is no ONNX file or not the one ``model.json`` names, or a provider is not to be had here, or
             ONNX Runtime took others in its place; and from a run that fails.
     """
 
-    def __init__(self, path: Path, providers: Sequence[Provider], *, spinning: bool = True) -> None:
+    def __init__(
+        self, path: Path, providers: Sequence[Provider], *, spinning: bool = True, graphed: bool = False
+    ) -> None:
         check_installed("onnxruntime", extra="export", where="an export")
         import onnxruntime
 
         content = verified(path)
         names = [provider if isinstance(provider, str) else provider[0] for provider in providers]
+        if graphed:
+            providers = _with_graphs(providers)
         there = onnxruntime.get_available_providers()
         missing = [name for name in names if name not in there]
         if missing:
@@ -92,8 +97,8 @@ class OnnxSession:
         self.exact = all(name == _CPU for name in names)
         self.largest_batch: int | None = None
         self.replayable = False  # it waits for its own stream
-        first = {} if isinstance(providers[0], str) else providers[0][1]
-        self._graphed = str(first.get("enable_cuda_graph", "0")).lower() in ("1", "true")
+        self._graphed = graphed
+        self._running = threading.Lock()  # of the buffers that graphs keep
         self._bindings: dict[tuple[torch.Size, ...], _Binding] = {}
         self.device = "cuda" if names[0] in _ON_CUDA and torch.cuda.is_available() else "cpu"
         self.description = self._session.get_modelmeta().custom_metadata_map.get("fastdef")
@@ -107,14 +112,17 @@ class OnnxSession:
 
     def run(self, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """See :class:`InferenceSession`."""
-        if next(iter(given.values())).is_cuda:
-            return self._run_bound(given)
+        if self._graphed:
+            with self._running:
+                return self._run_bound(given, torch.device("cuda"))
+        first = next(iter(given.values()))
+        if first.is_cuda:
+            return self._run_bound(given, first.device)
         with self._refusing():
             outputs = self._session.run(None, {name: value.numpy() for name, value in given.items()})
         return tuple(torch.from_numpy(output) for output in outputs)
 
-    def _run_bound(self, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        device = next(value.device for value in given.values() if value.is_cuda)
+    def _run_bound(self, given: dict[str, Tensor], device: torch.device) -> tuple[Tensor, ...]:
         shapes = tuple(value.shape for value in given.values())
         binding = self._bindings.get(shapes)
         if binding is None:
@@ -179,14 +187,17 @@ def check_providers(asked: Sequence[str], got: Sequence[str]) -> None:
         )
 
 
-def refuse_options(engine: str, options: Mapping[str, Any], *, known: str) -> None:
-    """Refuse options that an engine would ignore.
+def _with_graphs(providers: Sequence[Provider]) -> list[Provider]:
+    """The same, the first with CUDA graphs.
 
     Raises:
-        ValueError: naming them.
+        ValueError: if that is not CUDA's.
     """
-    if options:
-        raise ValueError(f"{engine} takes the options: {known}; got {', '.join(options)}")
+    first, *others = providers
+    name, options = (first, {}) if isinstance(first, str) else first
+    if name != "CUDAExecutionProvider":
+        raise ValueError(f"cuda_graphs need TensorRT or the CUDAExecutionProvider, got {name}")
+    return [(name, {**options, "enable_cuda_graph": "1"}), *others]
 
 
 class TensorRTSession:
@@ -194,17 +205,15 @@ class TensorRTSession:
 
     Args:
         path: that ``export_engines`` wrote, with this version of TensorRT, for this GPU.
-        options: ``{"cuda_graph": True}`` for a driven step that is captured in a CUDA graph; not run on a GPU yet.
+        graphed: its runs are to be captured in CUDA graphs, each with a context of its own; not run on a GPU yet.
 
     Raises:
-        ValueError: for another option; if the file is not the one ``model.json`` names, there is no CUDA device, or
+        ValueError: if the file is not the one ``model.json`` names, there is no CUDA device, or
             TensorRT does not take the file.
     """
 
-    def __init__(self, path: Path, options: Mapping[str, Any] | None = None) -> None:
-        given = dict(options or {})
-        self.replayable = bool(given.pop("cuda_graph", False))
-        refuse_options("TensorRT", given, known="cuda_graph")
+    def __init__(self, path: Path, *, graphed: bool = False) -> None:
+        self.replayable = graphed
         content = verified(path)
         if not torch.cuda.is_available():
             raise ValueError(f"TensorRT needs a CUDA device to run {path}, and there is none")
@@ -216,6 +225,7 @@ class TensorRTSession:
                 f"{self._trt.__name__} {self._trt.__version__} cannot load {path}: built for another version or GPU?"
             )
         self._context = self._engine.create_execution_context()
+        self._contexts: dict[tuple[torch.Size, ...], Any] = {}
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         modes = {name: self._engine.get_tensor_mode(name) for name in names}
         self.inputs = [name for name in names if modes[name] == self._trt.TensorIOMode.INPUT]
@@ -229,24 +239,33 @@ class TensorRTSession:
     def run(self, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """See :class:`InferenceSession`; on torch's current stream."""
         kept = {name: value.cuda().contiguous() for name, value in given.items()}
+        context = self._context_of(tuple(value.shape for value in kept.values()))
         for name, value in kept.items():
-            if not self._context.set_input_shape(name, tuple(value.shape)):
+            if not context.set_input_shape(name, tuple(value.shape)):
                 raise ValueError(
                     f"the engine takes no {name} of shape {tuple(value.shape)}: see the batches it was built for"
                 )
-            self._context.set_tensor_address(name, value.data_ptr())
+            context.set_tensor_address(name, value.data_ptr())
         outputs = []
         for name in self._outputs:
-            shape = tuple(self._context.get_tensor_shape(name))
+            shape = tuple(context.get_tensor_shape(name))
             outputs.append(
                 torch.empty(shape, dtype=_torch(self._trt, self._engine.get_tensor_dtype(name)), device="cuda")
             )
-            self._context.set_tensor_address(name, outputs[-1].data_ptr())
-        if not self._context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
+            context.set_tensor_address(name, outputs[-1].data_ptr())
+        if not context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
             raise ValueError("TensorRT could not run the engine")
         for value in kept.values():
             value.record_stream(torch.cuda.current_stream())
         return tuple(outputs)
+
+    def _context_of(self, shapes: tuple[torch.Size, ...]) -> Any:
+        """One for all shapes; where runs are captured, one for each."""
+        if not self.replayable:
+            return self._context
+        if shapes not in self._contexts:
+            self._contexts[shapes] = self._engine.create_execution_context()
+        return self._contexts[shapes]
 
 
 def _torch(trt: Any, dtype: Any) -> torch.dtype:

@@ -30,7 +30,7 @@ class GradientRecord:
         self._saturated = torch.zeros(count, dtype=torch.bool)
 
     def watched(self, loss: Loss) -> Loss:
-        """The same loss, of a batch in the record's order, which notes who is saturated; only cross-entropy can be."""
+        """The same loss, of a batch in the record's order, which notes who is saturated by cross-entropy."""
         if loss is not cross_entropy:
             return loss
 

@@ -25,7 +25,7 @@ def margin(logits: Tensor, labels: Tensor, *, confidence: float = 50.0) -> Tenso
 
 
 def probability_margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """max_other p - p_y of the probabilities, which does not saturate at one sample's cost to another (PMA, Eq. 4)."""
+    """max_other p - p_y of the probabilities, from -1 to 1 (PMA, arXiv 2411.15210)."""
     own = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, labels[:, None], True)
     p = logits.softmax(1)
     return p.masked_fill(own, -torch.inf).amax(1) - p.gather(1, labels[:, None])[:, 0]

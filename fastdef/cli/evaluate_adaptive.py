@@ -46,7 +46,7 @@ def evaluate_adaptive(
     split: Split = "test",
     limit: Limit = None,
     budget: Annotated[str, typer.Option(help="smoke, quick, standard or full")] = "smoke",
-    rows: Annotated[str, typer.Option(help="of the table of attacks")] = "0,1,2,3,4,5,6,7",
+    rows: Annotated[str, typer.Option(help="of the table of attacks")] = "0,1,2,3,4,5,6,7,8",
     eps: Eps = 8.0,
     surrogate: Annotated[Path | None, typer.Option(help="an independent model, for the transfer attack")] = None,
     delta: Delta = None,

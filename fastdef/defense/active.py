@@ -1,5 +1,6 @@
 """Active Defense (Algorithm 1): add noise, smooth until the features are smooth enough, then classify."""
 
+import copy
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -27,7 +28,7 @@ from fastdef.defense.parameters import (
     images_of,
     sanitize_images,
 )
-from fastdef.defense.precision import JUDGED, agrees, choose_dtype
+from fastdef.defense.precision import JUDGED, agrees, check_agreed, choose_dtype
 from fastdef.nn import first_group, prefix
 from fastdef.ops import smoothing_loss
 from fastdef.runtime import (
@@ -48,6 +49,7 @@ from fastdef.runtime import (
     device_and_dtype,
     forward,
     in_order,
+    own_modes,
     parse_solver,
     run_batch,
     to_device,
@@ -91,7 +93,7 @@ class ActiveDefense(nn.Module):
             or "auto": bfloat16 once :meth:`calibrate` has seen that it decides as float32 does, where the device has
             instructions for it, and float32 until then. Image, loss, threshold and logits stay float32. A model in
             float64 runs in float64 throughout, for reference.
-        compile: run the step through torch.compile.
+        compile: run the step through torch.compile, and the classifier where it is in 16 bit.
         clamp: keep the image in [0, 1] in every step. Not in the paper.
         deterministic: keep the number of slots while the queue drains, at the price of empty steps, and classify images
             one by one. Then an answer is bitwise the same alone, in any batch and in any order.
@@ -187,8 +189,10 @@ class ActiveDefense(nn.Module):
         described = check_config(config, (*_CONFIGURED, *_WHERE_UNUSUAL))
         if "solver" in described:
             described["solver"] = parse_solver(described["solver"])
-        agreed = described.pop("bfloat16", None)
+        agreed = check_agreed(described.pop("bfloat16", None))
         defense = cls(model, **{**described, **options})
+        if options.keys() & {*_CONFIGURED, *_WHERE_UNUSUAL}:
+            agreed = None  # it was seen with other parameters
         defense._settle(agreed)
         return defense
 
@@ -235,6 +239,7 @@ class ActiveDefense(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         drawn = state.pop("_drawn")
+        state = {"_chooses": False, "_agreed": None, **state}  # a pickle from before they were
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         if drawn:
             self.seed = None  # a copy that went on with these ids would repeat the noise
@@ -346,9 +351,10 @@ class ActiveDefense(nn.Module):
     def attackable(self, gradient: Literal["bpda"] = "bpda", *, samples: int = 1) -> Attackable:
         """This defense as a module that torchattacks, Foolbox, ART and AutoAttack (``rand``) can attack.
 
-        It answers as deployed, with new noise in every call, and gives the straight-through gradient. That is the
-        *weakest* adaptive attack: a library's attack on it is an upper bound of what the defense is worth, and
-        AutoAttack's ``standard`` version is not meant for what is random. ``fastdef evaluate-adaptive`` does more.
+        It answers as deployed, with new noise in every call, but by a classifier in float32, and gives the
+        straight-through gradient. That is the *weakest* adaptive attack: a library's attack on it is an upper bound of
+        what the defense is worth, and AutoAttack's ``standard`` version is not meant for what is random. ``fastdef
+        evaluate-adaptive`` does more.
 
         Args:
             gradient: "bpda": the smoothing's is taken for the identity's.
@@ -396,7 +402,7 @@ class ActiveDefense(nn.Module):
         placed = self._place(images)
         return placed + self.noise(self._ids(ids, len(images)), 0, placed)
 
-    def calibrate(self, images: Tensor, *, ratio: float = 0.92, batch_size: int = 256) -> float:
+    def calibrate(self, images: Tensor, *, ratio: float = 0.92, batch_size: int = 256, compare: bool = False) -> float:
         """Set delta to ``ratio`` times the mean L_F of clean images, and return it.
 
         0.92 is the paper's ratio on CIFAR-10: a threshold of 0.0124 where clean test images have 0.0135. With
@@ -406,6 +412,7 @@ class ActiveDefense(nn.Module):
             images: (N, C, H, W) clean images in [0, 1], not the ones that will be reported on.
             ratio: delta over the clean mean.
             batch_size: images run at once.
+            compare: see whether bfloat16 decides as float32 does, and keep that in :meth:`config`, whatever the dtype.
 
         Raises:
             ValueError: for images that are not that, a ratio that is not above 0, or a model in training mode.
@@ -417,7 +424,7 @@ class ActiveDefense(nn.Module):
         chunks = images.split(batch_size)
         losses = torch.cat([smoothing_loss(forward(features, self._place(chunk))) for chunk in chunks])
         self.delta = ratio * float(losses.double().mean())
-        self._settle(self._compare(images[:JUDGED]) if self._chooses else None)
+        self._settle(self._compare(images[:JUDGED]) if compare or self._chooses else None)
         return self.delta
 
     def empty_slots(self, size: int, image: Tensor) -> Slots:
@@ -447,14 +454,19 @@ class ActiveDefense(nn.Module):
         ids = to_device(ids, like.device)
         return uniform_noise(ids, torch.full_like(ids, loop), like.shape[1:], seed=self.seed, sigma=self.sigma)
 
-    def _compare(self, images: Tensor) -> bool:
-        """Whether bfloat16 decides images as float32 does."""
+    def _compare(self, images: Tensor) -> bool | None:
+        """Whether bfloat16 decides images as float32 does; None for a model in float64, which stays in that."""
+        if device_and_dtype(self.model)[1] == torch.float64:
+            return None
         ids = torch.arange(len(images))
-        results = []
-        for dtype in (torch.float32, torch.bfloat16):
-            self._steps.compute_in(dtype)
-            results.append(self.defend(images, ids=ids))
-        return agrees(*results)
+        return agrees(*(self._in(dtype).defend(images, ids=ids) for dtype in (torch.float32, torch.bfloat16)))
+
+    def _in(self, dtype: torch.dtype) -> "ActiveDefense":
+        """This defense in another dtype, with steps and statistics of its own."""
+        other = copy.copy(self)
+        other._steps, other.stats, other._dtype = copy.copy(self._steps), Stats(), dtype
+        other._steps.compute_in(dtype)
+        return other
 
     def _settle(self, agreed: bool | None) -> None:
         """Note whether bfloat16 decides as float32 does, and where it is left to the defense, choose between them."""
@@ -490,7 +502,8 @@ class ActiveDefense(nn.Module):
         # In a batch, a row of the last matrix product is rounded by where it stands.
         parts = images.split(1 if self.deterministic else len(images))
         classifier = self._steps.classifier(images)
-        return torch.cat([forward(classifier, part) for part in parts])
+        with own_modes(images.device):
+            return torch.cat([forward(classifier, part) for part in parts])
 
     def _requests(
         self,

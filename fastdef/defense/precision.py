@@ -15,8 +15,20 @@ _LOG = logging.getLogger(__name__)
 def fast_bfloat16(device: torch.device) -> bool:
     """Whether the device has instructions for it: AMX or AVX512-BF16 of a CPU, the tensor cores of a GPU."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and any(getattr(torch.cpu, asked, bool)() for asked in _ASKED)
+
+
+def check_agreed(value: object) -> bool | None:
+    """What a model file says of it.
+
+    Raises:
+        ValueError: for what is neither true nor false.
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    raise ValueError(f"a model file's bfloat16 is true or false, got {value!r:.80}")
 
 
 def agrees(full: BatchResult, reduced: BatchResult) -> bool:

@@ -79,7 +79,7 @@ class Evaluation:
         attack: what attacked.
         data: name and split of the images.
         device: where it ran.
-        dtype: of the defense's convolutions; the classifier's are float32.
+        dtype: of the defense's networks; the undefended classifier is in float32.
         gradients: by loss of the attack, how many of its gradients were of no use.
     """
 

@@ -33,7 +33,7 @@ class Recipe:
         deterministic: rows are bitwise the same, whatever the parts, and wherever they are made by the same program on
             the same kind of device.
         dtype: of the loop's convolutions.
-        compile: torch.compile the step.
+        compile: torch.compile the step, and the classifier where it is in 16 bit.
         size: height and width of the images, where the file does not say.
         resize: scale images of another size.
         background: colour to put under what is not opaque.

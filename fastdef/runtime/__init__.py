@@ -11,6 +11,7 @@ from fastdef.runtime.forward import check_weights as check_weights
 from fastdef.runtime.forward import device_and_dtype as device_and_dtype
 from fastdef.runtime.forward import forward as forward
 from fastdef.runtime.forward import to_device as to_device
+from fastdef.runtime.modes import own_modes as own_modes
 from fastdef.runtime.pool import Pool as Pool
 from fastdef.runtime.pool import Stats as Stats
 from fastdef.runtime.requests import BatchResult as BatchResult

@@ -108,7 +108,9 @@ class StepCache:
             self._renew()
             if kind not in self._classifiers:
                 with own_modes(images.device):
-                    made = reduced_classifier(self._model, images, dtype=self._dtype, compile=self._compile)
+                    made = reduced_classifier(
+                        self._model, images, dtype=self._dtype, compile=self._compile, largest=self.slots
+                    )
                 self._classifiers[kind] = made
             return self._classifiers[kind]
 

@@ -32,7 +32,7 @@ def checked_step(
     Args:
         network: the part of a model up to the smoothed layer, in eval mode.
         example: (N, C, H, W) images of the batch shape wanted, on the device wanted; values do not matter.
-        dtype: of the convolutions; what is checked is the trace in the images' own precision.
+        dtype: of weights and activations; what is checked is the trace in the images' own precision.
         known: a step of this network from before, for another batch size; taken again where it holds for this one.
 
     Raises:

@@ -16,10 +16,12 @@ from fastdef.runtime.tracing import graph_of
 
 Network = Callable[[Tensor], Tensor]
 _ALLOWED = 1e-4  # relative difference of the logits in float32; right traces are two orders of magnitude below
-_SIZES = (3, 2)  # images that it is traced on, and others that it is judged on
+_SIZES = (3, 2)  # images that it is traced on
 
 
-def reduced_classifier(model: nn.Module, like: Tensor, *, dtype: torch.dtype, compile: bool) -> Network:
+def reduced_classifier(
+    model: nn.Module, like: Tensor, *, dtype: torch.dtype, compile: bool, largest: int = 64
+) -> Network:
     """A copy of a model as it is now that computes in 16 bit; images and logits stay float32.
 
     Where its trace is not the model on random images, the model itself, with a warning.
@@ -29,8 +31,9 @@ def reduced_classifier(model: nn.Module, like: Tensor, *, dtype: torch.dtype, co
         like: (N, C, H, W) float32 images like those to come, on the device wanted; number and values do not matter.
         dtype: of weights and activations: float16 or bfloat16.
         compile: run it through torch.compile.
+        largest: images that it will be given at once; it is judged on as many.
     """
-    batches = [random_like(like, seed=size, size=size) for size in _SIZES]
+    batches = [random_like(like, seed=size, size=size) for size in (*_SIZES, largest)]
     try:
         graph = _checked(model, batches, dtype)
     except (torch.OutOfMemoryError, torch.AcceleratorError):
@@ -42,7 +45,10 @@ def reduced_classifier(model: nn.Module, like: Tensor, *, dtype: torch.dtype, co
     if not compile:
         return graph
     torch._dynamo.mark_dynamic(batches[0], 0)
-    return compile_graph(graph, (batches[0],), dynamic=None)
+    fast = compile_graph(graph, (batches[0],), dynamic=None)
+    with torch.no_grad():
+        fast(batches[0][:1].clone())  # one image is a program of its own
+    return fast
 
 
 def _checked(model: nn.Module, batches: list[Tensor], dtype: torch.dtype) -> GraphModule:
@@ -51,7 +57,7 @@ def _checked(model: nn.Module, batches: list[Tensor], dtype: torch.dtype) -> Gra
         few = batches[:1]  # where numbers of the trace follow the batch by themselves
         _compare(_graph(model, few, torch.float32), model, batches)
     except Exception:
-        few = batches
+        few = batches[:2]
         _compare(_graph(model, few, torch.float32), model, batches)
     return _graph(model, few, dtype)
 

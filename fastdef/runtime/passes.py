@@ -175,15 +175,19 @@ def follow_batch(graph: GraphModule, twin: GraphModule, sizes: tuple[int, int]) 
         sizes: N and N'.
     """
     pairs = list(zip(graph.graph.nodes, twin.graph.nodes, strict=False))
-    if len(graph.graph.nodes) != len(twin.graph.nodes) or any(a.target != b.target for a, b in pairs if a.op[0] == "c"):
+    if len(graph.graph.nodes) != len(twin.graph.nodes) or any(
+        a.target != b.target for a, b in pairs if a.op == "call_function"
+    ):
         return
     images = next(node for node in graph.graph.nodes if node.op == "placeholder")
     with graph.graph.inserting_after(images):
         batch = graph.graph.call_function(aten.sym_size.int, (images, 0))
     for node, other in pairs:
-        node.args = tuple(_followed(*both, batch, sizes) for both in zip(node.args, other.args, strict=True))
-        if node.target in (aten.view.default, aten._unsafe_view.default):
+        if node.target in (aten.view.default, aten._unsafe_view.default, aten.reshape.default):
             node.target = aten.reshape.default
+            for one in (node, other):  # in numbers, where the program had -1
+                one.args = one.args[0], list(one.meta["val"].shape)
+        node.args = tuple(_followed(*both, batch, sizes) for both in zip(node.args, other.args, strict=True))
         if node.target is aten.reshape.default and sum(isinstance(size, Node) for size in node.args[1]) == 1:
             node.args = node.args[0], [-1 if isinstance(size, Node) else size for size in node.args[1]]
     _clean(graph)

@@ -55,8 +55,8 @@ def traced_step(
     Args:
         network: the part of a model up to the smoothed layer, in eval mode; see :func:`fastdef.nn.prefix`.
         example: (N, C, H, W) float32 images of the batch shape wanted, on the device wanted; values do not matter.
-        dtype: of the convolutions: float32, float16, bfloat16 (or float64, with float64 images, for tests). Image,
-            loss and update keep the images' own.
+        dtype: of weights and activations: float32, float16, bfloat16 (or float64, with float64 images, for tests).
+            Image, loss and update keep the images' own.
         twin: an example of another batch size, where numbers of the trace are to follow the batch that do not by
             themselves.
 

@@ -33,7 +33,7 @@ class Options(BaseModel, extra="forbid"):
         replay: let requests choose the id of their noise.
         seed: of the noise, with ``replay``; else each process's own, from the system.
         dtype: of the networks; "auto" as :class:`fastdef.ActiveDefense` takes it.
-        compile: torch.compile the step.
+        compile: torch.compile the step, and the classifier where it is in 16 bit.
         device: where the defense runs; each replica of "cuda" has a GPU of its own.
         source: code that builds the network, where the file says that one does.
         replicas: of a cluster, a fixed number; where it is not given, the configuration's ``autoscaling_config`` says.

@@ -3,8 +3,6 @@
 import os
 from typing import Any
 
-import torch
-
 from fastdef.checkpoint import load_for, save
 from fastdef.data import Dataset
 from fastdef.defense import ActiveDefense
@@ -59,12 +57,11 @@ def calibrate(
         "outer_loops": outer_loops,
     }
     options = {name: value for name, value in given.items() if value is not None}
-    options["dtype"] = "auto" if bfloat16 else torch.float32
     if (checkpoint.defense or {}).get("kind") == "active":
         defense = ActiveDefense.from_checkpoint(checkpoint, **options)
     else:
         defense = ActiveDefense(checkpoint.model, **options)
-    defense.calibrate(dataset.subset(CALIBRATED_ON).floats(0, CALIBRATED_ON).to(device), ratio=ratio)
+    defense.calibrate(dataset.subset(CALIBRATED_ON).floats(0, CALIBRATED_ON).to(device), ratio=ratio, compare=bfloat16)
     save(
         path,
         checkpoint.model,

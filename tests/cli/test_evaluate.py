@@ -1,3 +1,4 @@
+import inspect
 import json
 import sys
 from types import SimpleNamespace
@@ -6,7 +7,9 @@ import pytest
 import torch
 
 import fastdef
+from fastdef.cli.evaluate_adaptive import evaluate_adaptive
 from fastdef.data import write_idx
+from fastdef.evaluation.adaptive.suite import ROWS
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +180,7 @@ def test_an_accuracy_whose_gradients_vanished_is_no_figure(run, saturated, tmp_p
 
 def test_another_loss_of_the_same_attack_makes_it_one(run, saturated):
     assert run("evaluate", *saturated)[0] == 0
+
+
+def test_every_row_runs_where_none_is_chosen():
+    assert inspect.signature(evaluate_adaptive).parameters["rows"].default == ",".join(map(str, range(len(ROWS))))

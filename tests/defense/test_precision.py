@@ -1,5 +1,7 @@
 """A defense that is left to choose computes in bfloat16 where that decides alike and is fast."""
 
+import copy
+
 import pytest
 import torch
 
@@ -105,3 +107,66 @@ def test_images_have_to_be_decided_and_to_converge_alike(model, images):
 def test_a_device_without_instructions_for_it_is_not_fast():
     assert not precision.fast_bfloat16(torch.device("meta"))
     assert isinstance(precision.fast_bfloat16(HERE), bool)
+
+
+def test_what_was_seen_holds_for_the_parameters_that_it_was_seen_with(model, images, fast_here):
+    config = {"kind": "active", "beta": 3.0, "delta": 0.01, "bfloat16": True}
+
+    assert ActiveDefense.from_config(model, config, dtype="auto", compile=False).dtype == torch.bfloat16
+    other = ActiveDefense.from_config(model, config, dtype="auto", compile=False, delta=0.02)
+    assert other.dtype == torch.float32
+    assert "bfloat16" not in other.config()
+
+
+@pytest.mark.parametrize("value", ["no", 1, [True]])
+def test_a_file_that_says_neither_is_refused(model, value):
+    with pytest.raises(ValueError, match="bfloat16 is true or false, got"):
+        ActiveDefense.from_config(model, {"kind": "active", "bfloat16": value})
+
+
+def test_a_model_in_float64_stays_in_that(model, images, fast_here):
+    defense = ActiveDefense(copy.deepcopy(model).double(), dtype="auto", beta=3.0, compile=False, slots=8)
+    defense.calibrate(images)
+
+    assert defense.dtype == torch.float32  # of a model in float32, which this is not
+    assert "bfloat16" not in defense.config()
+    assert defense.defend(images[:2]).images.dtype == torch.float64
+
+
+def test_a_comparison_leaves_the_defense_as_it_was_whatever_happens(model, images, monkeypatch):
+    defense = ActiveDefense(model, dtype="auto", beta=3.0, compile=False, slots=8, delta=1e9)
+    before = defense.defend(images).logits
+    looks = defense.stats.slot_steps
+    defend = ActiveDefense.defend
+
+    def interrupted(self, *args, **options):
+        defend(self, *args, **options)
+        if self._steps._dtype == torch.bfloat16:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ActiveDefense, "defend", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            defense.calibrate(images)
+    defense.delta = 1e9
+
+    assert defense.stats.slot_steps == looks
+    assert torch.equal(defense.defend(images).logits, before)
+
+
+def test_a_pickle_from_before_there_was_a_choice_loads(model, images):
+    defense = ActiveDefense(model, beta=3.0, compile=False, slots=8)
+    state = {name: value for name, value in defense.__getstate__().items() if name not in ("_chooses", "_agreed")}
+    other = ActiveDefense.__new__(ActiveDefense)
+    other.__setstate__(state)
+
+    other.calibrate(images)
+    assert other.config() == {**defense.config(), "delta": other.delta}
+
+
+def test_a_copy_that_was_left_to_choose_still_does(model, images, fast_here):
+    defense = ActiveDefense(model, dtype="auto", beta=3.0, compile=False, slots=8)
+    other = copy.deepcopy(defense)
+    other.calibrate(images)
+
+    assert (defense.dtype, other.dtype) == (torch.float32, torch.bfloat16)

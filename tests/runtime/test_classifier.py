@@ -80,6 +80,20 @@ def test_a_classifier_that_cannot_be_traced_stays_what_it_is_and_says_so(name, i
         assert reduced_classifier(model, images, dtype=torch.bfloat16, compile=False) is model
 
 
+class InParts(nn.Module):
+    """Is one trace up to a size, and another beyond."""
+
+    def forward(self, x):
+        return torch.cat([part.mean((2, 3)) for part in x.split(16)])
+
+
+def test_it_is_judged_at_the_largest_size_too(images):
+    model = InParts()
+
+    with pytest.warns(RuntimeWarning, match="stays in float32"):
+        assert reduced_classifier(model, images, dtype=torch.bfloat16, compile=False, largest=20) is model
+
+
 class OfTheBatch(nn.Module):
     """Is traced without a complaint, and holds for one batch size."""
 

@@ -152,7 +152,7 @@ class AdaptiveResults:
 
     @property
     def dtype(self) -> str:
-        """Of the convolutions in the defense's loop; everything else is float32."""
+        """Of the networks of what is deployed; attacks differentiate in float32."""
         defense = self.settings["defense"]
         return "float32" if defense is None else str(defense["dtype"])
 

@@ -1,6 +1,6 @@
 """Row 8: what attackers have learned since the papers: another loss, smooth changes, and noise that is known.
 
-The probability margin is PMA's (Ma et al., 2024, arXiv 2411.15210), low frequencies are DiffBreak's (Kassis et al.,
+The probability margin is PMA's (Xie et al., 2024, arXiv 2411.15210), low frequencies are DiffBreak's (Kassis et al.,
 2024, arXiv 2411.16598), and fixed randomness is what a deployment with one seed gives away (arXiv 2505.22839).
 """
 
@@ -35,8 +35,8 @@ def cases(plan: Plan) -> Iterator[AttackCase | NotRun]:
     margin = Through(plan, plan.gradient, PROBABILITY_MARGIN, plan.typical_steps, **effort)
     yield counted("probability margin, APGD", margin)
     yield counted(SMOOTH, Smooth(plan, plan.gradient, plan.typical_steps, _BLOCK, **effort))
-    if not plan.target.random:
-        yield NotRun(8, KNOWN, "nothing is random")
+    if not plan.target.random or plan.target.purify is None:
+        yield NotRun(8, KNOWN, "nothing is random" if not plan.target.random else "no id says what the noise is")
         return
     known = KnownNoise(plan, plan.gradient, plan.typical_steps, plan.budget.iterations)
     yield case(KNOWN, known, evaluate=with_known_noise(plan.target), noise_samples=1, counts=False)
@@ -55,6 +55,8 @@ def with_known_noise(target: Target) -> Evaluate:
 @dataclass(frozen=True)
 class KnownNoise(Attack):
     """Auto-PGD on the noise that will be drawn: what is left of a defense whose seed is known, or always the same.
+
+    Of a defense of several outer loops it knows the first one's, as every attack of row 3 goes through the first.
 
     Attributes:
         gradient: how it is got, in words.
@@ -110,7 +112,7 @@ def in_blocks(ask: Query, images: Tensor) -> Query:
         result = ask(_changed(images[rows], changes), rows)
         with torch.enable_grad():
             changes = changes.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(_spread(changes, images), changes, result.gradient)
+            (gradient,) = torch.autograd.grad(_changed(images[rows], changes), changes, result.gradient)
         return QueryResult(result.loss, gradient, result.right)
 
     return asked
