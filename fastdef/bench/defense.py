@@ -18,7 +18,7 @@ from fastdef.bench.machine import interleaved, machine, peak_bytes, seconds
 from fastdef.defense import ActiveDefense, Losses, lockstep, whole_network
 from fastdef.nn import prefix
 from fastdef.ops import smoothing_loss
-from fastdef.runtime import Stats, forward
+from fastdef.runtime import Stats
 
 Contender = Callable[[Tensor], Tensor]  # (N, C, H, W) images -> (N,) steps
 
@@ -195,7 +195,7 @@ def _latencies(setting: Setting, size: int) -> dict[str, dict[str, float]]:
     runs = max(20, min(100, len(setting.images) // size)) if size == 1 else 5
     ways: dict[str, Callable[[Tensor], object]] = {
         "defended": defense.defend,
-        "undefended": partial(forward, defense.model),
+        "undefended": torch.no_grad()(defense.model),
     }
     taken: dict[str, list[float]] = {name: [] for name in ways}
     defense.defend(setting.images[:size])
