@@ -135,7 +135,7 @@ def test_dropout_left_on_is_warned_of_and_no_deterministic_defense(where, images
         ActiveDefense(model, layer="0", compile=False, deterministic=True).smooth(images)
 
 
-def equal_or_refused(seed):
+def equal_or_refused(seed, *, compile=False):
     """Whether a random network steps as autograd says; False where it is refused.
 
     In float32 the sign of a feature at the mean may flip between any two programs. Where two ended apart, they are to
@@ -144,11 +144,11 @@ def equal_or_refused(seed):
     model, dtype = random_network(seed)
     images = torch.rand(5, 3, 10, 10, generator=torch.Generator().manual_seed(seed), dtype=dtype)
     try:
-        check(model, images)
+        check(model, images, compile=compile)
     except AssertionError:
         if dtype == torch.float64:
             raise
-        check(model.double(), images.double())
+        check(model.double(), images.double(), compile=compile)
     except ValueError as refused:
         # A few: a batch norm's backward is wrong on a CPU where the gradient is transposed.
         if "an operator's backward is wrong" not in str(refused):
@@ -168,3 +168,9 @@ def test_of_ten_thousand_networks_none_is_wrong_and_few_are_refused(hundred):
     equal = [equal_or_refused(seed) for seed in range(100 * hundred, 100 * hundred + 100)]
 
     assert sum(equal) >= 90
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10_000, 10_040))
+def test_so_does_any_network_that_is_compiled(seed):
+    equal_or_refused(seed, compile=True)
