@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Most tests keep one core busy: a process for each core, of one thread each.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 8
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 8 --no-loadscope-reorder
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # Inputs that Atheris gives each entrance.

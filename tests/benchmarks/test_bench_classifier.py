@@ -1,9 +1,11 @@
+import pytest
 import torch
 
 from benchmarks.bench_classifier import measure
 from fastdef.nn import WideResNet
 
 
+@pytest.mark.slow
 def test_every_way_is_measured_and_held_against_float32():
     torch.manual_seed(0)
     model = WideResNet(10, 1, in_channels=1).eval()

@@ -163,6 +163,7 @@ def test_a_file_whose_calibration_compared_bfloat16_may_choose_it_and_says_which
     run, refuse, model_file, pictures, monkeypatch, tmp_path
 ):
     model = shutil.copy(model_file, tmp_path)
+    monkeypatch.setitem(ActiveDefense.__init__.__kwdefaults__, "compile", False)
     monkeypatch.setattr(precision, "fast_bfloat16", lambda device: True)
     calibrated = run("calibrate", model, *DATA, "--bfloat16")
     chosen = run("defend", model, pictures, "--seed", "1", "--dtype", "auto")

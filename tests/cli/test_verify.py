@@ -1,11 +1,21 @@
+import sys
+
 import pytest
 
+from fastdef.cli import main
 
-@pytest.fixture
-def exported(run, model_file, tmp_path):
-    status, _, _ = run("export", model_file, "--out", tmp_path / "out", "--no-check", "--format", "openvino")
-    assert status == 0
-    return tmp_path / "out"
+
+@pytest.fixture(scope="module")
+def exported(model_file, tmp_path_factory):
+    """An export with OpenVINO's files; not to be written to."""
+    folder = tmp_path_factory.mktemp("exported") / "out"
+    command = ["fastdef", "export", model_file, "--out", folder, "--no-check", "--format", "openvino"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [*map(str, command)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert not ended.value.code
+    return folder
 
 
 def test_engines_that_give_the_known_answers_are_named_with_their_files(run, exported):
