@@ -74,9 +74,10 @@ def test_a_defense_is_evaluated_by_those_who_know_it(model, images, dataset):
         fastdef.evaluate_adaptive(model, dataset, budget="none")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
-    [pytest.param({}, marks=pytest.mark.slow), {"clamp": True, "solver": Polyak(margin=0.05)}],
+    [{}, {"clamp": True, "solver": Polyak(margin=0.05)}],
     ids=["paper", "clamp and polyak"],
 )
 def test_an_export_answers_as_the_defense_that_it_was_made_of(model, images, tmp_path, options):

@@ -131,6 +131,7 @@ def ask(port, image, number):
     return answer
 
 
+@pytest.mark.parametrize("loops", [pytest.param(1, marks=pytest.mark.slow), 3], indirect=True)
 @pytest.mark.parametrize("driven", [False, True])
 def test_the_engine_s_classes_are_the_batch_s(export, loops, images, batch, driven):
     """Two programs round apart: the sign of a feature at the mean may flip, so decisions are compared."""
@@ -144,7 +145,7 @@ def test_the_engine_s_classes_are_the_batch_s(export, loops, images, batch, driv
 
 @pytest.mark.filterwarnings("ignore:out of memory")
 def test_a_driven_engine_goes_on_where_two_slots_fit(export, images, monkeypatch):
-    with load_engine(export(1), driven=True, slots=8) as engine:
+    with load_engine(export(3), driven=True, slots=8) as engine:
         expected = engine(images.numpy())
         slots = engine._opened[0]
         acquire = slots.acquire

@@ -140,6 +140,7 @@ def by_engine(allowed, folder, **options):
     close_enough(allowed, *(torch.from_numpy(part) for part in (result.smoothed, result.steps, result.probabilities)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("driven", [False, True])
 def test_an_export_in_onnx_runtime(folder, driven):
     by_engine(SINGLE, folder, driven=driven)
