@@ -43,7 +43,7 @@ class Float64Session:
 
 def _double(graph: "onnx.GraphProto") -> None:  # type: ignore[name-defined]  # noqa: F821
     """Every weight, constant and cast, those of loops' bodies too. The evaluator does not look at declared types."""
-    from onnx import AttributeProto, TensorProto, numpy_helper
+    from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
     def double(tensor: TensorProto) -> None:
         if tensor.data_type == TensorProto.FLOAT:
@@ -53,6 +53,8 @@ def _double(graph: "onnx.GraphProto") -> None:  # type: ignore[name-defined]  # 
     for tensor in graph.initializer:
         double(tensor)
     for node in graph.node:
+        if node.op_type == "ConstantOfShape" and not node.attribute:  # zeros in single precision
+            node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(np.zeros(1))))
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
                 _double(attribute.g)

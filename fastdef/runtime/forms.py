@@ -82,6 +82,7 @@ def write_out(graph: GraphModule, example: Tensor) -> None:
         with graph.graph.inserting_before(node):
             written = _written(graph, node, tracer)
         if written is not None:
+            written.node.meta["tensor_meta"] = node.meta["tensor_meta"]  # which the next one may ask for
             node.replace_all_uses_with(written.node)
             graph.graph.erase_node(node)
     graph.recompile()

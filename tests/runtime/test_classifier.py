@@ -72,6 +72,7 @@ def test_networks_of_every_kind_are_within_rounding(name, images):
     assert apart < allowed
 
 
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # numpy's, of what a trace has for values
 @pytest.mark.parametrize("name", ["a mean by numpy", "a branch by value"])
 def test_a_classifier_that_cannot_be_traced_stays_what_it_is_and_says_so(name, images):
     model = FALLS_BACK[name]()

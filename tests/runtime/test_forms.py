@@ -20,6 +20,7 @@ LAYERS = {
     "upsampled, bicubic": nn.Upsample(scale_factor=(1.5, 2.0), mode="bicubic"),
     "repeated": nn.Upsample(scale_factor=(2.0, 1.3)),
     "repeated, exact": nn.Upsample(size=(17, 9), mode="nearest-exact"),
+    "one after another": nn.Sequential(nn.Upsample(scale_factor=2), nn.AvgPool2d(2), nn.SiLU(), nn.AvgPool2d(2)),
     "adaptive, rectangular": nn.AdaptiveAvgPool2d((1, 4)),
 }
 
