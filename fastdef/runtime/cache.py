@@ -4,7 +4,6 @@ import os
 import threading
 import warnings
 from collections import defaultdict
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastdef.nn import prefix, routing_state
-from fastdef.runtime.checked import checked_step, is_random
+from fastdef.runtime.checked import Network, checked_step, is_random
 from fastdef.runtime.classifier import reduced_classifier
 from fastdef.runtime.cuda_graph import GraphedSlots
 from fastdef.runtime.forward import check_called_once, forward
@@ -26,7 +25,6 @@ from fastdef.runtime.trace import TracedStep
 from fastdef.runtime.weights import fingerprint
 
 _Key = tuple[torch.Size, torch.dtype, torch.device]  # of a batch, or without its size
-Network = Callable[[Tensor], Tensor]
 _LOCK = threading.RLock()  # of all caches: torch traces and compiles in one thread at a time
 _PART = 0.25  # of the machine's memory that a step may take on a CPU
 _CPU_CHUNK = 16  # images a CPU runs at once; measured best on WRN-10-2 and WRN-16-4, 1.2 to 1.4 times faster than 64
@@ -85,7 +83,8 @@ class StepCache:
         if self._process != os.getpid():
             raise ValueError(f"a defense needs the process it was made in ({self._process}), got a fork: spawn instead")
         with _LOCK:
-            self._renew()
+            if self._fingerprint() != self._made_of:
+                self.forget()
             slots = self._idle[key].pop() if self._idle[key] else self._make(key)
             self._made[slots] = key
             return slots
@@ -99,20 +98,14 @@ class StepCache:
     def classifier(self, images: Tensor) -> Network:
         """What classifies images like these, (N, C, H, W): the model, or a copy in 16 bit where the steps are in that.
 
-        A model in float64 stays what it is.
+        A model in float64 stays what it is. The copy is as old as the steps: whether the model has changed is seen when
+        slots are acquired, and not at every batch, for that reads every weight.
         """
         if images.dtype == torch.float64 or self._dtype == torch.float32:
             return self._model
         kind = images.shape[1:], images.dtype, images.device
-        with _LOCK:
-            self._renew()
-            if kind not in self._classifiers:
-                with own_modes(images.device):
-                    made = reduced_classifier(
-                        self._model, images, dtype=self._dtype, compile=self._compile, largest=self.slots
-                    )
-                self._classifiers[kind] = made
-            return self._classifiers[kind]
+        made = self._classifiers.get(kind)  # without the lock, under which others compile
+        return self._make_classifier(kind, images) if made is None else made
 
     def compute_in(self, dtype: torch.dtype) -> None:
         """Make steps and classifier anew in another type."""
@@ -188,9 +181,14 @@ class StepCache:
             self._steps[key], self._traced[fast] = fast, step.traced
         return self._steps[key]
 
-    def _renew(self) -> None:
-        if self._fingerprint() != self._made_of:
-            self.forget()
+    def _make_classifier(self, kind: _Key, images: Tensor) -> Network:
+        with _LOCK:
+            if kind not in self._classifiers:
+                with own_modes(images.device):
+                    self._classifiers[kind] = reduced_classifier(
+                        self._model, images, dtype=self._dtype, compile=self._compile, largest=self.slots
+                    )
+            return self._classifiers[kind]
 
     def forget(self) -> None:
         """Drop every compiled step and every slot; they are made anew when they are asked for."""

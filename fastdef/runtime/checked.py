@@ -7,6 +7,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
+from fastdef.runtime.forward import reason_of
 from fastdef.runtime.plain import PlainStep, plain_step
 from fastdef.runtime.trace import TracedStep, traced_step
 
@@ -143,11 +144,6 @@ def relative(value: Tensor, expected: Tensor) -> float:
     value, expected = value.double(), expected.double()
     apart = float((value - expected).norm() / expected.norm().clamp_min(1e-30))
     return apart if apart == apart else float("inf")
-
-
-def reason_of(error: Exception) -> str:
-    """The first line of what an error says, or its name."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
 
 
 def random_like(example: Tensor, *, seed: int, size: int | None = None) -> Tensor:

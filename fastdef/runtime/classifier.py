@@ -1,20 +1,18 @@
 """The classifier where the defense computes in 16 bit: traced and folded as the steps are, for any number of images."""
 
 import warnings
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from fastdef.runtime import passes
-from fastdef.runtime.checked import random_like, reason_of, relative
-from fastdef.runtime.forward import forward
+from fastdef.runtime.checked import Network, random_like, relative
+from fastdef.runtime.forward import forward, reason_of
 from fastdef.runtime.step import compile_graph
 from fastdef.runtime.trace import folded
 from fastdef.runtime.tracing import graph_of
 
-Network = Callable[[Tensor], Tensor]
 _ALLOWED = 1e-4  # relative difference of the logits in float32; right traces are two orders of magnitude below
 _SIZES = (3, 2)  # images that it is traced on
 

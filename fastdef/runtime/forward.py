@@ -59,9 +59,13 @@ def forward(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     except (torch.OutOfMemoryError, torch.AcceleratorError):  # says nothing about the images
         raise
     except RuntimeError as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
         shape = tuple(images.shape[1:])
-        raise NotTakenError(f"the model does not take images of shape {shape}: {reason}") from error
+        raise NotTakenError(f"the model does not take images of shape {shape}: {reason_of(error)}") from error
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of what an error says, or its name."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
 
 
 def check_called_once(model: nn.Module, layer: str, images: Tensor) -> None:

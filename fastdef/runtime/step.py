@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from fastdef.runtime.forms import write_out
+from fastdef.runtime.forward import reason_of
 from fastdef.runtime.plain import PlainStep
 from fastdef.runtime.solvers import Solver
 from fastdef.runtime.trace import TracedStep
@@ -84,7 +85,7 @@ def compile_graph(graph: GraphModule, example: tuple[Tensor, ...], *, dynamic: b
         with torch.no_grad():
             fast(*example)
     except torch._dynamo.exc.BackendCompilerFailed as error:
-        reason = next(iter(str(error.inner_exception).strip().splitlines()), type(error.inner_exception).__name__)
+        reason = reason_of(error.inner_exception)
         warnings.warn(f"torch.compile does not work here, so the defense runs uncompiled: {reason}", stacklevel=2)
         return graph
     return fast
