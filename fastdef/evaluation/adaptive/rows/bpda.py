@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastdef.attacks import (
     Goal,
+    Query,
     cross_entropy,
     likeliest,
     margin,
@@ -77,9 +78,16 @@ class Through(Attack):
 
     def __call__(self, batch: Batch) -> Sequence[Tensor]:
         """The best points by each of the goals."""
-        draws, target = NoiseSeeds(batch.ids, SeedStream.ATTACK), self.plan.target
-        asks = [bpda(target, goal, draws, eot=self.eot, steps=self.steps) for goal in self._goals(batch)]
-        return [self.plan.search(asks, batch, iterations=self.iterations)]
+        return [self.plan.search(self.asks(batch), batch, iterations=self.iterations)]
+
+    def asks(self, batch: Batch) -> list[Query]:
+        """What it raises, goal by goal."""
+        draws, target = self.draws(batch), self.plan.target
+        return [bpda(target, goal, draws, eot=self.eot, steps=self.steps) for goal in self._goals(batch)]
+
+    def draws(self, batch: Batch) -> NoiseSeeds:
+        """Of the noise that it attacks."""
+        return NoiseSeeds(batch.ids, SeedStream.ATTACK)
 
     def _goals(self, batch: Batch) -> list[Goal]:
         if self.loss != TARGETED:

@@ -7,14 +7,14 @@ The probability margin is PMA's (Xie et al., 2024, arXiv 2411.15210), low freque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from fastdef.attacks import Query, QueryResult, untargeted
-from fastdef.evaluation.adaptive.attack_case import Attack, AttackCase, Batch, Evaluate, NotRun, Plan, Predictions
-from fastdef.evaluation.adaptive.bpda import bpda
+from fastdef.attacks import Query, QueryResult
+from fastdef.evaluation.adaptive.attack_case import AttackCase, Batch, Evaluate, NotRun, Plan, Predictions
 from fastdef.evaluation.adaptive.noise_seeds import KnownSeeds, NoiseSeeds, SeedStream
 from fastdef.evaluation.adaptive.rows.bpda import PROBABILITY_MARGIN, Through
 from fastdef.evaluation.adaptive.score import by_label
@@ -30,15 +30,14 @@ def cases(plan: Plan) -> Iterator[AttackCase | NotRun]:
         yield NotRun(8, "later attacks", "no gradients")
         return
     case = partial(AttackCase, 8, eps=plan.eps, images=plan.images)
-    effort = {"eot": plan.eot, "iterations": plan.budget.iterations}
     counted = partial(case, evaluate=by_label(plan.target), noise_samples=plan.noise_samples)
-    margin = Through(plan, plan.gradient, PROBABILITY_MARGIN, plan.typical_steps, **effort)
-    yield counted("probability margin, APGD", margin)
-    yield counted(SMOOTH, Smooth(plan, plan.gradient, plan.typical_steps, _BLOCK, **effort))
+    way: dict[str, Any] = {"gradient": plan.gradient, "steps": plan.typical_steps, "iterations": plan.budget.iterations}
+    yield counted("probability margin, APGD", Through(plan, loss=PROBABILITY_MARGIN, eot=plan.eot, **way))
+    yield counted(SMOOTH, Smooth(plan, loss="cross-entropy", eot=plan.eot, block=_BLOCK, **way))
     if not plan.target.random or plan.target.purify is None:
         yield NotRun(8, KNOWN, "nothing is random" if not plan.target.random else "no id says what the noise is")
         return
-    known = KnownNoise(plan, plan.gradient, plan.typical_steps, plan.budget.iterations)
+    known = KnownNoise(plan, loss="cross-entropy", eot=1, **way)
     yield case(KNOWN, known, evaluate=with_known_noise(plan.target), noise_samples=1, counts=False)
 
 
@@ -53,55 +52,33 @@ def with_known_noise(target: Target) -> Evaluate:
 
 
 @dataclass(frozen=True)
-class KnownNoise(Attack):
-    """Auto-PGD on the noise that will be drawn: what is left of a defense whose seed is known, or always the same.
+class KnownNoise(Through):
+    """On the noise that will be drawn: what is left of a defense whose seed is known, or always the same.
 
     Of a defense of several outer loops it knows the first one's, as every attack of row 3 goes through the first.
-
-    Attributes:
-        gradient: how it is got, in words.
-        steps: of the loop; None for all there are.
-        iterations: of Auto-PGD.
     """
 
-    gradient: str
-    steps: int | None
-    iterations: int
-
-    def __call__(self, batch: Batch) -> Sequence[Tensor]:
-        """The best points."""
-        draws, goal = KnownSeeds(batch.ids, SeedStream.ATTACK), untargeted(batch.labels)
-        ask = bpda(self.plan.target, goal, draws, eot=1, steps=self.steps)
-        return [self.plan.search([ask], batch, iterations=self.iterations)]
+    def draws(self, batch: Batch) -> NoiseSeeds:
+        """Those of :func:`with_known_noise`."""
+        return KnownSeeds(batch.ids, SeedStream.ATTACK)
 
 
 @dataclass(frozen=True)
-class Smooth(Attack):
-    """Auto-PGD over changes that are constant in blocks, which noise and smoothing take away least of.
+class Smooth(Through):
+    """Over changes that are constant in blocks, which noise and smoothing take away least of.
 
     Attributes:
-        gradient: how it is got, in words.
-        steps: of the loop; None for all there are.
         block: pixels of a block's side.
-        eot: draws that a gradient is the mean of.
-        iterations: of Auto-PGD.
     """
 
-    gradient: str
-    steps: int | None
     block: int
-    eot: int
-    iterations: int
 
     def __call__(self, batch: Batch) -> Sequence[Tensor]:
         """The best points."""
-        draws, goal = NoiseSeeds(batch.ids, SeedStream.ATTACK), untargeted(batch.labels)
-        ask = bpda(self.plan.target, goal, draws, eot=self.eot, steps=self.steps)
         height, width = (max(1, side // self.block) for side in batch.images.shape[2:])
         middle = torch.full_like(batch.images[..., :height, :width], 0.5)  # where no change leaves [0, 1]
-        found = self.plan.search(
-            [in_blocks(ask, batch.images)], replace(batch, images=middle), iterations=self.iterations
-        )
+        asks = [in_blocks(ask, batch.images) for ask in self.asks(batch)]
+        found = self.plan.search(asks, replace(batch, images=middle), iterations=self.iterations)
         return [_changed(batch.images, found)]
 
 
