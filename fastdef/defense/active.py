@@ -1,10 +1,9 @@
 """Active Defense (Algorithm 1): add noise, smooth until the features are smooth enough, then classify."""
 
 import copy
-import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, count, repeat
+from itertools import chain, repeat
 from typing import Any, Literal
 
 import torch
@@ -14,21 +13,19 @@ from fastdef._validate import check_count, check_images, check_positive
 from fastdef.checkpoint import Checkpoint
 from fastdef.defense.attackable import Attackable
 from fastdef.defense.layers import choose_layers
-from fastdef.defense.noise import uniform_noise
 from fastdef.defense.parameters import (
     Fixed,
     OnInvalid,
     check_budgets,
     check_config,
     check_id,
-    check_ids,
     check_noise,
     check_parameters,
-    check_seed,
     images_of,
     sanitize_images,
 )
 from fastdef.defense.precision import JUDGED, agrees, check_agreed, choose_dtype
+from fastdef.defense.seeded import SeededNoise
 from fastdef.nn import first_group, prefix
 from fastdef.ops import smoothing_loss
 from fastdef.runtime import (
@@ -158,12 +155,11 @@ class ActiveDefense(nn.Module):
     @property
     def seed(self) -> int:
         """Of the noise; None sets one from the system."""
-        return self._seed
+        return self._noise.seed
 
     @seed.setter
     def seed(self, seed: int | None) -> None:
-        self._seed = secrets.randbits(63) if seed is None else check_seed(seed)
-        self._fresh_ids = count(secrets.randbits(62)) if seed is None else None
+        self._noise = SeededNoise(seed)
 
     @property
     def slots(self) -> int:
@@ -233,16 +229,6 @@ class ActiveDefense(nn.Module):
         if self.solver != Gradient(self.beta):
             unusual["solver"] = describe_solver(self.solver)
         return {"kind": "active", **{name: getattr(self, name) for name in _CONFIGURED}, **unusual}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_fresh_ids": None, "_drawn": self._fresh_ids is not None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        drawn = state.pop("_drawn")
-        state = {"_chooses": False, "_agreed": None, **state}  # a pickle from before they were
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        if drawn:
-            self.seed = None  # a copy that went on with these ids would repeat the noise
 
     def train(self, mode: bool = True) -> "ActiveDefense":
         """Stays in eval mode: the defense is defined for a trained classifier."""
@@ -400,7 +386,7 @@ class ActiveDefense(nn.Module):
         """
         images = check_images(images, where="ActiveDefense.noised")
         placed = self._place(images)
-        return placed + self.noise(self._ids(ids, len(images)), 0, placed)
+        return placed + self.noise(self._noise.ids(ids, len(images)), 0, placed)
 
     def calibrate(self, images: Tensor, *, ratio: float = 0.92, batch_size: int = 256, compare: bool = False) -> float:
         """Set delta to ``ratio`` times the mean L_F of clean images, and return it.
@@ -451,8 +437,7 @@ class ActiveDefense(nn.Module):
 
     def noise(self, ids: Tensor, loop: int, like: Tensor) -> Tensor:
         """(N, C, H, W) noise of an outer loop for images like ``like``, by their (N,) ids."""
-        ids = to_device(ids, like.device)
-        return uniform_noise(ids, torch.full_like(ids, loop), like.shape[1:], seed=self.seed, sigma=self.sigma)
+        return self._noise(to_device(ids, like.device), loop, like.shape[1:], sigma=self.sigma)
 
     def _compare(self, images: Tensor) -> bool | None:
         """Whether bfloat16 decides images as float32 does; None for a model in float64, which stays in that."""
@@ -483,7 +468,7 @@ class ActiveDefense(nn.Module):
         classify_batch: int | None = None,
         quantum: int | None = None,
     ) -> Session:
-        numbers = count() if self._fresh_ids is None else self._fresh_ids
+        numbers = self._noise.numbers()
         program = Program(
             place=self._place,
             noise=self.noise,
@@ -515,17 +500,11 @@ class ActiveDefense(nn.Module):
         until: float | None = None,
         noise: Tensor | None = None,
     ) -> Iterator[Request]:
-        numbers = self._ids(ids, len(images)).tolist()
+        numbers = self._noise.ids(ids, len(images)).tolist()
         limits = check_budgets(budgets, len(images), self.max_steps)
         added: Iterable[Tensor | None] = repeat(None) if noise is None else noise
         rows = zip(self._place(images), numbers, limits, valid, added, strict=False)
         return (Request(image, number, most, until, good, own) for image, number, most, good, own in rows)
-
-    def _ids(self, ids: Tensor | None, count: int) -> Tensor:
-        """The ids, or where none are given 0 to N - 1, or with a seed of the system's those that nobody had."""
-        if ids is None and self._fresh_ids is not None:
-            return torch.tensor([next(self._fresh_ids) for _ in range(count)])
-        return check_ids(ids, count)
 
     def _place(self, images: Tensor) -> Tensor:
         device, precision = device_and_dtype(self.model)

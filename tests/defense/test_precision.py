@@ -154,14 +154,16 @@ def test_a_comparison_leaves_the_defense_as_it_was_whatever_happens(model, image
     assert torch.equal(defense.defend(images).logits, before)
 
 
-def test_a_pickle_from_before_there_was_a_choice_loads(model, images):
-    defense = ActiveDefense(model, beta=3.0, compile=False, slots=8)
-    state = {name: value for name, value in defense.__getstate__().items() if name not in ("_chooses", "_agreed")}
-    other = ActiveDefense.__new__(ActiveDefense)
-    other.__setstate__(state)
+def test_both_precisions_are_given_the_same_noise_though_it_is_drawn_from_the_system(model, images, monkeypatch):
+    defense = ActiveDefense(model, dtype="auto", beta=3.0, compile=False, slots=8, seed=None)
+    seeds, defend = [], ActiveDefense.defend
+    monkeypatch.setattr(
+        ActiveDefense, "defend", lambda self, *a, **k: (seeds.append(self.seed), defend(self, *a, **k))[1]
+    )
 
-    other.calibrate(images)
-    assert other.config() == {**defense.config(), "delta": other.delta}
+    defense.calibrate(images)
+
+    assert seeds == [defense.seed] * 2
 
 
 def test_a_copy_that_was_left_to_choose_still_does(model, images, fast_here):
