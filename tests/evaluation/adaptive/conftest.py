@@ -7,7 +7,9 @@ import fastdef
 from fastdef.assets import ASSETS
 from fastdef.data import Dataset, load_dataset
 from fastdef.evaluation.adaptive import BUDGETS
+from fastdef.evaluation.adaptive.attack_case import Batch
 from fastdef.nn import build, parse_architecture
+from tests.evaluation.adaptive import linear
 
 CLASSES = tuple("abcdefghij")
 
@@ -66,3 +68,11 @@ def shipped():
 @pytest.fixture(scope="session")
 def fashion():
     return load_dataset("fashion-mnist", "test", root=ASSETS)
+
+
+@pytest.fixture
+def batch():
+    images = torch.full((linear.IMAGES, 1, linear.SIDE, linear.SIDE), 0.5)
+    return Batch(
+        images, torch.zeros(linear.IMAGES, dtype=torch.int64), torch.arange(linear.IMAGES), 7, lambda key: images
+    )

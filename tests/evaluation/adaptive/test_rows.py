@@ -14,40 +14,8 @@ from fastdef.evaluation.adaptive.noise_seeds import NoiseSeeds, SeedStream
 from fastdef.evaluation.adaptive.rows import blackbox, bpda, later, papers, rand, sanity, static, transfer, unrolled
 from fastdef.nn import convert_to_afa, convert_to_multi_bn, prefix
 from fastdef.ops import smoothing_loss
+from tests.evaluation.adaptive.linear import GUARDED, IMAGES, LEAST, LINEAR, PLAIN, SIDE, asked, cases
 
-IMAGES, CLASSES, SIDE = 5, 4, 4
-
-
-class Linear(torch.nn.Module):
-    """Four classes of which two compete: z_0 = w x - b, z_1 = -z_0, and two that never win."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.randn(SIDE * SIDE, generator=torch.Generator().manual_seed(0)))
-
-    def forward(self, x):
-        lead = (x.flatten(1) - 0.5) @ self.weight + 0.3
-        return torch.stack([lead, -lead, lead * 0.1 - 20, -lead * 0.1 - 21], 1)
-
-
-LINEAR = Linear().eval().requires_grad_(False)
-LEAST = 0.3 / float(LINEAR.weight.abs().sum())  # radius at which an image of 0.5 can be turned, and not before
-
-
-def cases(row, target, tiny, *, eps, surrogate=None, **changes):
-    budget = replace(tiny, **{"iterations": 20, "queries": 3000, "images": IMAGES, "batch": IMAGES, **changes})
-    plan = Plan(target, target.classifier, budget, eps, IMAGES, CLASSES, surrogate)
-    return {case.name: case for case in row.cases(plan) if isinstance(case, AttackCase)}
-
-
-@pytest.fixture
-def batch():
-    images = torch.full((IMAGES, 1, SIDE, SIDE), 0.5)
-    return Batch(images, torch.zeros(IMAGES, dtype=torch.int64), torch.arange(IMAGES), 7, lambda key: images)
-
-
-GUARDED = Target.purified(LINEAR, lambda images, ids: images, random=False)
-PLAIN = Target.plain(LINEAR)
 ROWS = [
     *((static, PLAIN, name) for name in ["AutoAttack standard"]),
     *((transfer, GUARDED, name) for name in ["PGD on the model without the defense", "APGD-CE on the same"]),
@@ -97,93 +65,6 @@ def test_the_losses_of_row_3_are_three(tiny, batch, monkeypatch):
     for name, case in cases(bpda, GUARDED, tiny, eps=LEAST).items():
         (ask,) = asked(monkeypatch, case, batch)
         torch.testing.assert_close(ask(batch.images, torch.arange(IMAGES)).loss, expected[name])
-
-
-def test_the_probability_margin_is_what_it_says(tiny, batch, monkeypatch):
-    case = cases(later, GUARDED, tiny, eps=LEAST)["probability margin, APGD"]
-    (ask,) = asked(monkeypatch, case, batch)
-    p = LINEAR(batch.images).softmax(1)
-
-    found = ask(batch.images, torch.arange(IMAGES))
-
-    torch.testing.assert_close(found.loss, p[:, 1:].amax(1) - p[:, 0])
-
-
-def test_smooth_changes_turn_a_linear_model_where_such_can_and_are_smooth(tiny, batch):
-    """A block of 4 x 4 is the whole image here: only the weights' sum counts."""
-    least = 0.3 / abs(float(LINEAR.weight.sum()))
-
-    for factor, stands in ((1.05, 0), (0.95, IMAGES)):
-        (made,) = cases(later, PLAIN, tiny, eps=factor * least)[later.SMOOTH].craft(batch)
-        change = made - batch.images
-
-        assert int((LINEAR(made).argmax(1) == 0).sum()) == stands
-        assert float(change.std((1, 2, 3)).max()) < 1e-6
-        assert float(change.abs().max()) <= factor * least + 1e-6
-
-
-def test_a_block_s_gradient_is_the_sum_of_its_pixels_and_no_pixel_leaves_its_range():
-    images = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))  # some leave [0, 1] by the change
-    weight = torch.rand(1, 8, 8)
-
-    def ask(x, rows):
-        assert 0 <= float(x.min()) <= float(x.max()) <= 1
-        return QueryResult((x * weight).flatten(1).sum(1), weight.expand_as(x), torch.ones(len(x)))
-
-    found = later.in_blocks(ask, images)(torch.full((1, 1, 2, 2), 0.9), torch.tensor([1]))
-
-    moves = (images[1:] + 0.4 < 1).float()
-    assert 0 < moves.mean() < 1
-    torch.testing.assert_close(found.gradient, torch.nn.functional.avg_pool2d(weight * moves, 4) * 16)
-
-
-class OneSided(torch.nn.Module):
-    """Its noise moves every image far to the one side or the other: known noise leaves nothing, unknown half."""
-
-    def forward(self, images, ids, steps=None):
-        side = torch.where(((ids * 2654435761) >> 20) % 2 == 0, 1.0, -1.0)
-        return images + 0.05 * side.view(-1, 1, 1, 1) * LINEAR.weight.sign().view(1, 1, SIDE, SIDE)
-
-
-def test_who_knows_the_noise_attacks_the_noise_that_is_drawn(tiny, batch):
-    seen = []
-
-    def purify(images, ids):
-        seen.append(ids)
-        return OneSided()(images, ids)
-
-    target = Target.purified(LINEAR, purify, random=True)
-    eps = 1.05 * LEAST + 0.05  # more than the noise takes back
-    case = cases(later, target, tiny, eps=eps)[later.KNOWN]
-    (made,) = case.craft(batch)
-    attacked = {int(one) for ids in seen for one in ids}
-    seen.clear()
-    found = case.evaluate(batch, made, 7, SeedStream.EVALUATION)
-
-    assert attacked == {int(one) for ids in seen for one in ids}  # one draw of each image, and the same
-    assert found.right.shape == (IMAGES, 1)
-    assert not found.right.any()
-    assert not case.counts
-
-
-@pytest.mark.parametrize("target", [PLAIN, Target.plain(LINEAR, random=True)], ids=["none", "without ids"])
-def test_noise_that_there_is_not_or_that_no_id_names_cannot_be_known(target, tiny):
-    assert later.KNOWN not in cases(later, target, tiny, eps=LEAST)
-
-
-def asked(monkeypatch, case, batch):
-    """What a case has searched, and that it hands on what the search gives back."""
-    seen, result = [], torch.rand_like(batch.images)
-
-    def search(self, asks, given, **options):
-        seen.extend(asks)
-        return result
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Plan, "search", search)
-        (points,) = case.craft(batch)
-    assert points is result
-    return seen
 
 
 @pytest.fixture
