@@ -45,6 +45,9 @@ def afa(
     size: ImageSize = None,
     method: Annotated[str, typer.Option(help="pgd-at, trades, mart, iat; or standard, with one branch")] = "pgd-at",
     branches: Annotated[int, typer.Option(help="2, 3, 5 or 9; 1: the method alone, at 8/255, without stage II")] = 5,
+    attack_steps: Annotated[
+        int | None, typer.Option(min=1, help="of the attack trained with, 3 cost a third; 10 if not given, 7 for iat")
+    ] = None,
     placement: Annotated[str, typer.Option(help="of the weight generator: shared or layerwise")] = "shared",
     epochs: Annotated[int, typer.Option(min=1, help="of stage I")] = 100,
     fusing_epochs: Annotated[int, typer.Option(min=1, help="of stage II")] = 20,
@@ -87,7 +90,7 @@ def afa(
         seed=seed,
     )
     fusing = replace(config, epochs=fusing_epochs, lr=fusing_lr, milestones=parse_milestones(fusing_milestones))
-    recipe, strengths = _recipe(method, branches)
+    recipe, strengths = _recipe(method, branches, attack_steps)
     dataset, validation = Reading(root, download, background, class_order, size).load_training(data, limit=limit)
     dataset, validation = dataset.to(place), validation.to(place)
     model = build_model(architecture, dataset, normalize=normalize, seed=seed, device=place)
@@ -122,6 +125,7 @@ def afa(
                 fusing,
                 out,
                 strengths=strengths,
+                attack_steps=attack_steps or PGDAT.steps,
                 placement=placement,
                 augment=augment,
                 resume=resume and resume_fusing,
@@ -139,14 +143,16 @@ def _check_conversions(model: nn.Module, branches: int, placement: str) -> None:
         check_architecture({**architecture_of(model), "conversions": [lifted, fused]})
 
 
-def _recipe(method: str, branches: int) -> tuple[PGDAT, list[float]]:
+def _recipe(method: str, branches: int, attack_steps: int | None) -> tuple[PGDAT, list[float]]:
     """The adversarial loss, and the strengths of the branches in pixel units."""
     if branches not in STRENGTHS:
         raise ValueError(f"--branches needs one of {', '.join(map(str, STRENGTHS))}, got {branches}")
     if method == STANDARD:
-        if branches != 1:
-            raise ValueError(f"--method standard attacks nothing and needs --branches 1, got {branches}")
+        if branches != 1 or attack_steps is not None:
+            told = f"--branches {branches}" + ("" if attack_steps is None else f" and --attack-steps {attack_steps}")
+            raise ValueError(f"--method standard attacks nothing: it needs --branches 1 alone, got {told}")
         return PGDAT(), [0.0]
     if method not in RECIPES:
         raise ValueError(f"--method needs one of {', '.join([*RECIPES, STANDARD])}, got {method!r}")
-    return RECIPES[method](), [xi / 255 for xi in STRENGTHS[branches]]
+    recipe = RECIPES[method]()
+    return recipe.with_steps(attack_steps or recipe.steps), [xi / 255 for xi in STRENGTHS[branches]]

@@ -94,6 +94,7 @@ def train_fusing(
     folder: Path,
     *,
     strengths: Sequence[float],
+    attack_steps: int = PGDAT.steps,
     placement: str = "shared",
     augment: bool = True,
     resume: bool = False,
@@ -108,6 +109,7 @@ def train_fusing(
         config: hyperparameters.
         folder: where the run lives; see :func:`fit`.
         strengths: that images are attacked with, in pixel units.
+        attack_steps: of PGD.
         placement: of the weight generator, see :func:`fastdef.nn.convert_to_afa`.
         augment: random crop and flip.
         resume: go on after the last epoch in ``folder``.
@@ -125,7 +127,7 @@ def train_fusing(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)  # of the generators: the same whether stage I ran before or was resumed
         convert_to_afa(model, placement=placement)
-    method = Fusing(model, strengths, compile=config.compile)
+    method = Fusing(model, strengths, attack_steps=attack_steps, compile=config.compile)
     return fit(
         method,
         dataset,

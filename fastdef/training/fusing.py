@@ -18,18 +18,21 @@ from fastdef.training.validation import attacked
 class Fusing:
     """Cross-entropy of images of mixed strengths, which the model is not told; only the weight generators learn.
 
-    Each image gets a strength by chance, and is attacked with PGD-10 through the whole model, generators included.
+    Each image gets a strength by chance, and is attacked with PGD through the whole model, generators included.
 
     Args:
         model: made by ``convert_to_afa``.
         strengths: what an image's strength is drawn from, in pixel units; the paper does not say from what.
+        attack_steps: of PGD, see :meth:`PGDAT.with_steps`.
         compile: run the attack's forward and backward through torch.compile.
 
     Raises:
         ValueError: if the model has no weight generator, or a strength is negative.
     """
 
-    def __init__(self, model: nn.Module, strengths: Sequence[float], *, compile: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, strengths: Sequence[float], *, attack_steps: int = PGDAT.steps, compile: bool = False
+    ) -> None:
         if not strengths or min(strengths) < 0:
             raise ValueError(f"Fusing needs strengths from 0 up, got {tuple(strengths)}")
         self.model = model
@@ -37,13 +40,14 @@ class Fusing:
         self._generators = [module for module in model.modules() if isinstance(module, WeightGenerator)]
         if not self._generators:
             raise ValueError(f"Fusing needs a model made by convert_to_afa, got a {type(model).__name__} that was not")
-        self._recipe = PGDAT()
+        self._recipe = PGDAT().with_steps(attack_steps)
         self._objective = torch.compile(self._inner, fullgraph=True, dynamic=False) if compile else self._inner
 
     def config(self) -> dict[str, Any]:
         """Name and parameters."""
         strengths = [round(xi * 255, 6) for xi in self.strengths]
-        return {"name": "afa stage II", "strengths": strengths, "model": architecture_of(self.model)}
+        model = architecture_of(self.model)
+        return {"name": "afa stage II", "strengths": strengths, "model": model, **vars(self._recipe)}
 
     def parameters(self) -> Iterable[nn.Parameter]:
         """The generators' weights."""

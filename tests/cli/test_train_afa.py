@@ -79,7 +79,8 @@ def test_evaluate_afa_puts_models_side_by_side(run, refuse, data, tmp_path):
     [
         (["--branches", "4"], "--branches needs one of 1, 2, 3, 5, 9, got 4"),
         (["--method", "fgsm"], "--method needs one of pgd-at, trades, mart, iat, standard, got 'fgsm'"),
-        (["--method", "standard"], "needs --branches 1, got 5"),
+        (["--method", "standard"], "needs --branches 1 alone, got --branches 5"),
+        (["--method", "standard", "--branches", "1", "--attack-steps", "3"], "got --branches 1 and --attack-steps 3"),
         (["--placement", "everywhere"], "placement out of shared, layerwise"),
         (["--sequential", "--compile"], "neither compiled nor smoothed"),
         (["--delta", "0.02", "--layer", "block9"], "block9"),

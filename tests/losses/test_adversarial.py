@@ -120,3 +120,16 @@ def test_attacks_start_where_the_recipe_says(name, reach):
 def test_steps_are_the_published_ones(name, steps, step):
     assert RECIPES[name].steps == steps
     assert RECIPES[name].step * 8 == pytest.approx(step)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_fewer_steps_go_as_far_in_all_and_one_as_far_as_fast_training_does(name):
+    recipe = RECIPES[name]()
+
+    few = recipe.with_steps(4)
+
+    assert few.steps * few.step == pytest.approx(recipe.steps * recipe.step)
+    assert (recipe.with_steps(1).steps, recipe.with_steps(1).step) == (1, 1.25)
+    assert vars(recipe.with_steps(recipe.steps)) == vars(recipe)  # a run that is resumed is the same run
+    with pytest.raises(ValueError, match="one step or more, got 0"):
+        recipe.with_steps(0)

@@ -79,6 +79,20 @@ def test_the_attack_goes_through_the_whole_model_generators_included():
     assert not torch.equal(method.prepare(images, labels, seed=0)[0], through)
 
 
+def test_an_attack_of_one_step_moves_no_pixel_by_more_than_that_and_is_on_record():
+    method = Fusing(network(), [8 / 255], attack_steps=1)
+    images, labels = data().floats(0, 32), data().labels
+    calls = []
+    method._objective = lambda x, y: calls.append(1) or method._inner(x, y)
+
+    crafted, _ = method.prepare(images, labels, seed=0)
+
+    assert len(calls) == 1
+    assert (crafted - images).abs().max() <= 8 / 255 + 1e-6
+    assert method.config()["steps"] == 1
+    assert "steps" not in Fusing(network(), [8 / 255]).config()
+
+
 def test_a_model_without_a_generator_is_refused():
     plain = build(parse_architecture("wrn-10-1"))
 
