@@ -1,7 +1,7 @@
 """AutoAttack, by its library: as it is published, or with less effort where a budget says so."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,10 +12,20 @@ from fastdef.evaluation.adaptive.budget import AutoAttackEffort
 from fastdef.evaluation.adaptive.target import FixedBatch
 
 
+PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
+
+
 def standard(
-    model: nn.Module, images: Tensor, labels: Tensor, *, eps: float, effort: AutoAttackEffort, seed: int
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    effort: AutoAttackEffort,
+    seed: int,
+    parts: Sequence[str] = PARTS,
 ) -> Tensor:
-    """AutoAttack standard: APGD-CE, APGD-T, FAB-T and Square in turn, on what still stands.
+    """AutoAttack standard: APGD-CE, APGD-T, FAB-T and Square in turn, on what still stands; or some of them.
 
     Returns:
         (N, C, H, W): a wrongly answered point where one was found, else the image.
@@ -23,7 +33,10 @@ def standard(
     if isinstance(model, FixedBatch):
         model.warm(images)
     with _seeded(seed, images):
-        attack = _make(model, eps, effort, seed, images, classes=_classes(model, images))
+        classes = _classes(model, images)
+        attack = _make(model, eps, effort, seed, images, classes=classes)
+        # the targeted parts' DLR loss needs four classes
+        attack.attacks_to_run = [part for part in parts if part != "apgd-t" or classes >= 4]
         attacked, _ = attack.run_standard_evaluation(images, labels, batch_size=len(images))
     return attacked
 
@@ -96,8 +109,6 @@ def _make(
     _checkpoints(attack.apgd_targeted)
     attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = targets
     attack.square.n_queries = effort.queries
-    if version == "standard" and classes < 4:  # the DLR loss needs four
-        attack.attacks_to_run = ["apgd-ce", "fab-t", "square"]
     return attack
 
 
