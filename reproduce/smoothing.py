@@ -103,21 +103,29 @@ PRESETS = {
 
 
 def stages(plan: Plan, out: Path) -> list[Stage]:
-    """The trainings, the papers' attacks on each model, then the adaptive ones."""
+    """The model with the smoothing loss, all its attacks, the adaptive ones included; then what it is held against."""
     found: list[Stage] = []
     for name, architecture, epochs, delta, beta in _trainings(plan):
         found.append(_train(plan, out, name, architecture, epochs, delta))
         command = ["calibrate", str(_file(out, name)), *plan.data, "--beta", f"{beta:g}", "--device", plan.device]
         found.append(Stage(f"calibrate-{name}", command))
         found.append(_static(plan, out, name, 8, plan.paper_delta and name in CLEAN_UNDEFENDED))
-    found.append(_static(plan, out, "smoothed", 16, False))
-    report = out / "adaptive"
-    command = ["evaluate-adaptive", str(_file(out, "smoothed")), *plan.data, "--eps", "8", "--rows", plan.rows]
-    command += ["--budget", plan.budget, "--limit", str(plan.limit), "--device", plan.device, "--report", str(report)]
-    found.append(Stage("adaptive", command, report / "settings.json"))
-    command = ["bench", "solvers", "--model", str(_file(out, "smoothed")), *plan.data, "--limit", str(plan.limit)]
-    found.append(Stage("solvers", [*command, "--device", plan.device, "--json", str(out / "solvers.json")]))
+        if name == "smoothed":
+            found += _more(plan, out, name)
     return found
+
+
+def _more(plan: Plan, out: Path, name: str) -> list[Stage]:
+    """What is asked of one model alone: the larger radius, adaptive attacks, and Polyak's steps."""
+    report, common = out / "adaptive", [*plan.data, "--limit", str(plan.limit), "--device", plan.device]
+    command = ["evaluate-adaptive", str(_file(out, name)), *common, "--eps", "8", "--rows", plan.rows]
+    command += ["--budget", plan.budget, "--report", str(report)]
+    solvers = ["bench", "solvers", "--model", str(_file(out, name)), *common, "--json", str(out / "solvers.json")]
+    return [
+        _static(plan, out, name, 16, False),
+        Stage("adaptive", command, report / "settings.json"),
+        Stage("solvers", solvers),
+    ]
 
 
 def figures(plan: Plan, out: Path) -> list[Figure]:
