@@ -185,6 +185,9 @@ class ActiveDefense(nn.Module):
         described = check_config(config, (*_CONFIGURED, *_WHERE_UNUSUAL))
         if "solver" in described:
             described["solver"] = parse_solver(described["solver"])
+            if "beta" in options and "solver" not in options:  # it would do nothing
+                there = f"the file's {described['solver']} takes no beta"
+                raise ValueError(f"ActiveDefense needs the solver gradient beside a beta, and {there}; give both")
         agreed = check_agreed(described.pop("bfloat16", None))
         defense = cls(model, **{**described, **options})
         if options.keys() & {*_CONFIGURED, *_WHERE_UNUSUAL}:

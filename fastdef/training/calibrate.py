@@ -3,9 +3,10 @@
 import os
 from typing import Any
 
-from fastdef.checkpoint import load_for, save
+from fastdef.checkpoint import Checkpoint, load_for, save
 from fastdef.data import Dataset
-from fastdef.defense import ActiveDefense
+from fastdef.defense import ActiveDefense, Gradient
+from fastdef.runtime import Solver, parse_solver
 
 CALIBRATED_ON = 2000  # images; their mean L_F is known to a percent
 
@@ -17,6 +18,7 @@ def calibrate(
     layer: str | None = None,
     sigma: float | None = None,
     beta: float | None = None,
+    solver: str | None = None,
     max_steps: int | None = None,
     outer_loops: int | None = None,
     ratio: float = 0.92,
@@ -34,6 +36,7 @@ def calibrate(
         layer: whose output is smoothed.
         sigma: half width of the noise.
         beta: step size.
+        solver: "gradient", Algorithm 1 as written with ``beta``, or "polyak".
         max_steps: steps an outer loop may take.
         outer_loops: how often an image is noised, smoothed and classified.
         ratio: of the threshold to the clean L_F.
@@ -57,6 +60,8 @@ def calibrate(
         "outer_loops": outer_loops,
     }
     options = {name: value for name, value in given.items() if value is not None}
+    if solver is not None:
+        options["solver"] = _solver(solver, beta, checkpoint)
     if (checkpoint.defense or {}).get("kind") == "active":
         defense = ActiveDefense.from_checkpoint(checkpoint, **options)
     else:
@@ -71,3 +76,11 @@ def calibrate(
         training=checkpoint.training,
     )
     return defense.config()
+
+
+def _solver(name: str, beta: float | None, checkpoint: Checkpoint) -> Solver:
+    if name == "gradient":
+        return Gradient((checkpoint.defense or {}).get("beta", Gradient.beta) if beta is None else beta)
+    if beta is not None:
+        raise ValueError(f"beta is the step size of the solver gradient, and {name} takes none: leave it out")
+    return parse_solver({"name": name})

@@ -3,6 +3,7 @@ import torch
 
 from fastdef.checkpoint import load, save
 from fastdef.data import Dataset
+from fastdef.defense import ActiveDefense, Polyak
 from fastdef.nn import build, parse_architecture, prefix
 from fastdef.ops import smoothing_loss
 from fastdef.training import calibrate
@@ -43,7 +44,23 @@ def test_what_is_not_given_stays(tmp_path):
     assert (defense["beta"], defense["max_steps"], defense["sigma"]) == (40.0, 7, 0.01)
 
 
-@pytest.mark.parametrize("wrong", [{"beta": -1.0}, {"layer": "block7"}, {"ratio": 0.0}])
+def test_the_solver_is_in_the_file_and_the_papers_comes_back(tmp_path):
+    path = write(tmp_path / "m.safetensors", None)
+    calibrate(path, images(), beta=40.0)
+
+    assert calibrate(path, images(), solver="polyak")["solver"]["name"] == "polyak"
+    assert ActiveDefense.from_checkpoint(load(path)).solver == Polyak()
+    assert calibrate(path, images(), sigma=0.01)["solver"]["name"] == "polyak"
+    with pytest.raises(ValueError, match=r"solver gradient beside a beta, and the file's Polyak\(.*\) takes no beta"):
+        calibrate(path, images(), beta=30.0)
+    with pytest.raises(ValueError, match="polyak takes none"):
+        calibrate(path, images(), solver="polyak", beta=30.0)
+
+    gradient = calibrate(path, images(), solver="gradient")
+    assert (gradient["beta"], "solver" in gradient) == (40.0, False)
+
+
+@pytest.mark.parametrize("wrong", [{"solver": "newton"}, {"beta": -1.0}, {"layer": "block7"}, {"ratio": 0.0}])
 def test_a_refusal_leaves_the_file_as_it_was(tmp_path, wrong):
     path = write(tmp_path / "m.safetensors", None)
     before = path.read_bytes()

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from fastdef.evaluation.adaptive.budget import AutoAttackEffort
 from fastdef.evaluation.adaptive.target import FixedBatch
 
-
 PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
 
 
