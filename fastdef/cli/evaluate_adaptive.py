@@ -45,8 +45,10 @@ def evaluate_adaptive(
     size: ImageSize = None,
     split: Split = "test",
     limit: Limit = None,
-    budget: Annotated[str, typer.Option(help="smoke, quick, standard or full")] = "smoke",
-    rows: Annotated[str, typer.Option(help="of the table of attacks")] = "0,1,2,3,4,5,6,7,8",
+    budget: Annotated[str, typer.Option(help="screen, smoke, quick, standard or full")] = "smoke",
+    rows: Annotated[
+        str | None, typer.Option(help="of the table of attacks", show_default="0 to 8; of screen 0,3,6")
+    ] = None,
     eps: Eps = 8.0,
     surrogate: Annotated[Path | None, typer.Option(help="an independent model, for the transfer attack")] = None,
     delta: Delta = None,
@@ -77,7 +79,8 @@ def evaluate_adaptive(
     options = defense_options(
         undefended=undefended, delta=delta, max_steps=max_steps, outer_loops=outer_loops, dtype=dtype
     )
-    eps, numbers = radius(eps), parse_list(rows, int, option="--rows", needs="numbers from 0 to 8")
+    eps, needs = radius(eps), "numbers from 0 to 8"
+    numbers = None if rows is None else parse_list(rows, int, option="--rows", needs=needs)
     _check(budget, report, resume=resume, open_=open_)
     if replicas is not None:
         check_replica_device(device)

@@ -9,6 +9,7 @@ import torch
 import fastdef
 from fastdef.cli.evaluate_adaptive import evaluate_adaptive
 from fastdef.data import write_idx
+from fastdef.evaluation.adaptive import BUDGETS
 from fastdef.evaluation.adaptive.suite import ROWS
 
 
@@ -117,7 +118,7 @@ def test_the_adaptive_evaluation_goes_on_where_it_was(run, model_file, data, tmp
 def test_refusals_of_the_adaptive_evaluation_are_one_line(refuse, model_file, data, tmp_path):
     arguments = ["evaluate-adaptive", model_file, *data]
 
-    assert "--budget needs one of smoke, quick, standard, full" in refuse(*arguments, "--budget", "vast")
+    assert "--budget needs one of screen, smoke, quick, standard, full" in refuse(*arguments, "--budget", "vast")
     assert "--eps needs a radius in 255ths, from 0 to 255, got -8" in refuse(*arguments, "--eps", "-8")
     assert "--rows needs numbers from 0 to 8" in refuse(*arguments, "--rows", "a")
     assert "rows from 0 to 8" in refuse(*arguments, "--rows", "9")
@@ -183,4 +184,7 @@ def test_another_loss_of_the_same_attack_makes_it_one(run, saturated):
 
 
 def test_every_row_runs_where_none_is_chosen():
-    assert inspect.signature(evaluate_adaptive).parameters["rows"].default == ",".join(map(str, range(len(ROWS))))
+    assert inspect.signature(evaluate_adaptive).parameters["rows"].default is None
+    assert {name: budget.rows for name, budget in BUDGETS.items() if budget.rows != tuple(range(len(ROWS)))} == {
+        "screen": (0, 3, 6)
+    }

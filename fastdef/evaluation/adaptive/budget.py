@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+ROWS = tuple(range(9))
 DECADES = (-1.0, -0.25, 0.5, 1.25, 2.0)  # log10 of |lambda| in the paper's Table 3
 
 
@@ -34,6 +35,7 @@ class Budget:
         curve_iterations: iterations of accuracy against attack steps.
         batch: images of one unit of work, after which the state is on the disk.
         compile: torch.compile the classifier that is attacked.
+        rows: of the suite, where none are asked for.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Budget:
     curve_iterations: tuple[int, ...]
     batch: int
     compile: bool
+    rows: tuple[int, ...] = ROWS
 
     def to_json(self) -> dict[str, Any]:
         """Every figure, by name."""
@@ -97,6 +100,20 @@ SMOKE = Budget(
     curve_iterations=(1, 5),
     batch=16,
     compile=False,
+)
+SCREEN = (
+    replace(  # about a minute for a small model: are the gradients masked? It says little of what a defense is worth
+        SMOKE,
+        name="screen",
+        noise_samples=3,
+        reevaluations=4,
+        eot=2,
+        depths=(5,),
+        estimates=256,
+        queries=100,
+        curve_eps=(),
+        rows=(0, 3, 6),
+    )
 )
 QUICK = replace(  # minutes on a GPU, with images enough for an interval
     SMOKE,
@@ -149,4 +166,4 @@ FULL = replace(
     curve_eps=(1, 2, 4, 12, 16, 32),
     batch=250,
 )
-BUDGETS = {budget.name: budget for budget in (SMOKE, QUICK, STANDARD, FULL)}
+BUDGETS = {budget.name: budget for budget in (SCREEN, SMOKE, QUICK, STANDARD, FULL)}

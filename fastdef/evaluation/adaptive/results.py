@@ -1,5 +1,6 @@
 """The results of a suite: its lines, the checks on itself, and the headline."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -17,6 +18,7 @@ from fastdef.evaluation.adaptive.score import Score
 
 _HUGE_LEAVES = 0.05  # what may stand at eps = 64/255
 _PLANTED_MISSED = 0.1  # share of planted examples that an attack may miss
+_BY_GRADIENT = {3, 4, 5, 8}  # rows whose attacks follow the gradient of what is deployed
 _SLACK = 0.05  # by which the loss may fall from fewer to more iterations
 
 
@@ -142,6 +144,7 @@ class AdaptiveResults:
             self._rising(),
             self._planted(),
             self._aligned(),
+            self._masked(),
         ]
         return [check for check in checks if check is not None]
 
@@ -229,3 +232,20 @@ class AdaptiveResults:
         if self.alignment < ALIGNED and estimated is not None:
             detail += f"; {estimated.label} attack without it"
         return Check("gradients are those of what is deployed", self.alignment >= ALIGNED, detail)
+
+    def _masked(self) -> Check | None:
+        """A black box sees less than a gradient: where it does more, that leads nowhere (Carlini et al., 2019)."""
+        black = self._lowest(lambda line: line.case.row == 6 or line.case.name == ESTIMATED)
+        white = self._lowest(lambda line: line.case.row in _BY_GRADIENT and line.case.name != ESTIMATED)
+        if black is None or white is None:
+            return None
+        (by_answers, answers), (by_gradients, gradients) = black, white
+        detail = f"{by_answers.label} leaves {answers.mean:.1%}, {by_gradients.label} {gradients.mean:.1%}"
+        return Check("gradients do as much as answers alone", answers.interval[1] >= gradients.interval[0], detail)
+
+    def _lowest(self, kind: Callable[[Line], bool]) -> tuple[Line, Score] | None:
+        """Of the attacks that count and are of a kind, the one that leaves least."""
+        found = [
+            (line, line.score) for line in self.lines if line.case.counts and line.score is not None and kind(line)
+        ]
+        return min(found, key=lambda pair: pair[1].mean, default=None)

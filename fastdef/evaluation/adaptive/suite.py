@@ -60,7 +60,7 @@ def evaluate_adaptive(
     budget: Budget = SMOKE,
     eps: float = 8 / 255,
     surrogate: nn.Module | None = None,
-    rows: Sequence[int] = tuple(range(len(ROWS))),
+    rows: Sequence[int] | None = None,
     seed: int = 0,
     folder: Path | None = None,
     resume: bool = False,
@@ -74,7 +74,7 @@ def evaluate_adaptive(
         budget: the effort; its ``images`` bounds how many of the data set are used.
         eps: radius in pixel units.
         surrogate: an independent model of the same task, in eval mode, whose attacked images are tried too.
-        rows: which of the rows 0 to 8.
+        rows: which of the rows 0 to 8; the budget's if not given.
         seed: of everything that is drawn in an attack.
         folder: where the state of the work is kept; nowhere if not given. On several ranks they share the work through
             it, so it has to be given and seen by all of them.
@@ -86,6 +86,7 @@ def evaluate_adaptive(
             gradients, rows that there are not, a folder that holds other work, none on several ranks, or a missing
             library.
     """
+    rows = budget.rows if rows is None else rows
     if set(rows) & _BY_AUTOATTACK:
         check_installed("pyautoattack", extra="eval", where="the adaptive evaluation")
     if len(dataset) == 0 or not set(rows) <= set(range(len(ROWS))):

@@ -13,7 +13,7 @@ import fastdef
 from fastdef.defense.noise import uniform_noise
 from fastdef.evaluation.adaptive import Target, evaluate_adaptive
 from fastdef.evaluation.adaptive.alignment import ALIGNED
-from fastdef.evaluation.adaptive.budget import SMOKE
+from fastdef.evaluation.adaptive.budget import SCREEN, SMOKE
 from fastdef.evaluation.adaptive.rows import sanity
 from fastdef.evaluation.adaptive.rows.bpda import ESTIMATED
 
@@ -86,6 +86,41 @@ def test_a_broken_defense_is_driven_to_its_truth(shipped, fashion, name):
     assert results.line(0, sanity.CLEAN).score.mean > 0.8
     assert results.headline.score.judgement <= 0.03
     assert results.headline.score.count in (8, 16)
+
+
+class Shattered(torch.nn.Module):
+    """The model, under waves of a thousandth that no answer hangs on and that every gradient is full of."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x + 1e-3 * torch.sin(3e5 * x))
+
+
+MASKED = {"mirrored backward": BROKEN["mirrored backward"], "shattered": lambda m: Target.plain(Shattered(m).eval())}
+
+
+@pytest.mark.parametrize("name", [pytest.param("mirrored backward", marks=pytest.mark.slow), "shattered"])
+def test_a_screen_of_a_minute_sees_masked_gradients(shipped, fashion, name):
+    assert not evaluate_adaptive(MASKED[name](shipped), fashion, budget=SCREEN).passed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in BROKEN if name not in MASKED])
+def test_and_drives_what_has_gradients_down(shipped, fashion, name):
+    results = evaluate_adaptive(BROKEN[name](shipped), fashion, budget=SCREEN)
+
+    assert results.headline.score.judgement <= 0.1 or not results.passed
+
+
+def test_a_classifier_whose_gradients_are_its_own_passes_the_screen(shipped, fashion):
+    results = evaluate_adaptive(Target.plain(shipped), fashion, budget=SCREEN)
+
+    assert results.passed
+    assert {line.case.row for line in results.lines} == {0, 3, 6}
+    assert results.headline.score.judgement == 0
 
 
 def test_a_saturated_model_has_the_accuracy_of_the_model(shipped, fashion):

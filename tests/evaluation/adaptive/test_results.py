@@ -14,6 +14,7 @@ from fastdef.evaluation.adaptive.target import Target
 
 NOISE, RISING = "attacks do more than random noise", "the loss rises with the iterations"
 HUGE, PLANTED = "nothing stands at eps 64/255", "planted adversarial examples are found"
+MASKED = "gradients do as much as answers alone"
 ALIGNED = "gradients are those of what is deployed"
 
 
@@ -64,6 +65,14 @@ def test_a_gradient_of_something_else_fails_the_check(value, holds):
     assert passed(estimated, alignment=value) == {ALIGNED: holds}
     (check,) = AdaptiveResults([estimated], [], {}, False, value).checks
     assert ("estimated gradient signs" in check.detail) == (not holds)
+
+
+@pytest.mark.parametrize(("gradient", "answers", "holds"), [(20, 1, False), (6, 1, True), (1, 6, True), (0, 0, True)])
+def test_a_black_box_that_does_clearly_more_than_gradients_fails_the_check(gradient, answers, holds):
+    found = passed(line(3, "APGD-CE", gradient, counts=True), line(6, "Square", answers, counts=True))
+
+    assert found == {MASKED: holds}
+    assert passed(line(3, "APGD-CE", gradient, counts=True), line(3, ESTIMATED, answers, counts=True)) == found
 
 
 class Flat(torch.nn.Module):
