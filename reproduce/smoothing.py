@@ -66,6 +66,7 @@ class Plan:
         beta: step size of the defense; the paper's 80 divided by M, the number of features, is the same for
             WRN-28-10 and 80, and for WRN-10-4 and 32.
         trend: other trainings with the smoothing loss, (architecture, epochs, beta).
+        at_length: the training that is attacked at eps 16 and adaptively too: "smoothed" or one of the trend.
         limit: test images.
         budget: of the adaptive evaluation at eps 8 and one loop.
         rows: of it.
@@ -79,6 +80,7 @@ class Plan:
     epochs: int = 6
     beta: float = 80.0
     trend: tuple[tuple[str, int, float], ...] = ()
+    at_length: str = "smoothed"
     limit: int = 128
     budget: str = "standard"
     rows: str = "0,3,5,8"
@@ -91,10 +93,11 @@ class Plan:
 PRESETS = {
     "short": Plan(),
     "cpu": Plan(
-        architecture="wrn-10-4",
+        architecture="wrn-10-2",
         epochs=10,
-        beta=32.0,
-        trend=(("wrn-10-2", 3, 16.0), ("wrn-10-2", 10, 16.0)),
+        beta=16.0,
+        trend=(("wrn-10-2", 3, 16.0), ("wrn-10-4", 10, 32.0)),
+        at_length="wrn-10-4-10-epochs",
         budget="quick",
         paper_delta=False,
     ),
@@ -103,19 +106,19 @@ PRESETS = {
 
 
 def stages(plan: Plan, out: Path) -> list[Stage]:
-    """The model with the smoothing loss, all its attacks, the adaptive ones included; then what it is held against."""
+    """Each training, its defense's step size and the paper's attacks on it; of one model more."""
     found: list[Stage] = []
     for name, architecture, epochs, delta, beta in _trainings(plan):
         found.append(_train(plan, out, name, architecture, epochs, delta))
         command = ["calibrate", str(_file(out, name)), *plan.data, "--beta", f"{beta:g}", "--device", plan.device]
         found.append(Stage(f"calibrate-{name}", command))
         found.append(_static(plan, out, name, 8, plan.paper_delta and name in CLEAN_UNDEFENDED))
-        if name == "smoothed":
-            found += _more(plan, out, name)
+        if name == plan.at_length:
+            found += _at_length(plan, out, name)
     return found
 
 
-def _more(plan: Plan, out: Path, name: str) -> list[Stage]:
+def _at_length(plan: Plan, out: Path, name: str) -> list[Stage]:
     """What is asked of one model alone: the larger radius, adaptive attacks, and Polyak's steps."""
     report, common = out / "adaptive", [*plan.data, "--limit", str(plan.limit), "--device", plan.device]
     command = ["evaluate-adaptive", str(_file(out, name)), *common, "--eps", "8", "--rows", plan.rows]
@@ -138,14 +141,14 @@ def figures(plan: Plan, out: Path) -> list[Figure]:
         what = f"clean accuracy, {name}, no defense"
         found.append(Figure("Section 5.1", what, CLEAN_UNDEFENDED.get(name), 100 * row["value"], row["count"]))
     for (eps, loops), paper in PAPER.items():
-        rows = _table_1(out, "smoothed", eps)["rows"]
+        rows = _table_1(out, plan.at_length, eps)["rows"]
         one = _columns(f"eps {eps}, {loops} outer loops", rows[f"outer_loops = {loops}"], paper)
         if (eps, loops) == (8, 1):
             one[-1] = replace(one[-1], adaptive=100 * report["headline"])
         found += one
     rows = _table_1(out, "standard", 8)["rows"]
     found += _columns("eps 8, standard training, defended", rows["outer_loops = 1"], STANDARD_DEFENDED)
-    for name, *_ in _trainings(plan)[2:]:
+    for name in [name for name, *_ in _trainings(plan) if name not in ("standard", plan.at_length)]:
         found += _columns(f"eps 8, {name}, 1 outer loop", _table_1(out, name, 8)["rows"]["outer_loops = 1"], {})
     for power, printed in LAMBDAS.items():
         for sign, paper_value in zip("-+", printed, strict=True):
