@@ -49,6 +49,9 @@ def afa(
         int | None, typer.Option(min=1, help="of the attack trained with, 3 cost a third; 10 if not given, 7 for iat")
     ] = None,
     placement: Annotated[str, typer.Option(help="of the weight generator: shared or layerwise")] = "shared",
+    supervision: Annotated[
+        float, typer.Option(min=0, help="weight of a term that tells the generator the strengths; the paper has none")
+    ] = 0.0,
     epochs: Annotated[int, typer.Option(min=1, help="of stage I")] = 100,
     fusing_epochs: Annotated[int, typer.Option(min=1, help="of stage II")] = 20,
     batch_size: BatchSize = 128,
@@ -126,6 +129,7 @@ def afa(
                 out,
                 strengths=strengths,
                 attack_steps=attack_steps or PGDAT.steps,
+                supervision=supervision,
                 placement=placement,
                 augment=augment,
                 resume=resume and resume_fusing,

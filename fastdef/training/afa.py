@@ -95,7 +95,9 @@ def train_fusing(
     *,
     strengths: Sequence[float],
     attack_steps: int = PGDAT.steps,
+    supervision: float = 0.0,
     placement: str = "shared",
+    hidden: int = 32,
     augment: bool = True,
     resume: bool = False,
     progress: Progress = lambda epoch, steps, figures: None,
@@ -110,7 +112,9 @@ def train_fusing(
         folder: where the run lives; see :func:`fit`.
         strengths: that images are attacked with, in pixel units.
         attack_steps: of PGD.
+        supervision: weight of a term that tells the generators the strengths, see :class:`Fusing`.
         placement: of the weight generator, see :func:`fastdef.nn.convert_to_afa`.
+        hidden: its width.
         augment: random crop and flip.
         resume: go on after the last epoch in ``folder``.
         progress: called at every step.
@@ -126,8 +130,8 @@ def train_fusing(
     # A stem by name would have to be given; layers of the networks here all start at conv1.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)  # of the generators: the same whether stage I ran before or was resumed
-        convert_to_afa(model, placement=placement)
-    method = Fusing(model, strengths, attack_steps=attack_steps, compile=config.compile)
+        convert_to_afa(model, placement=placement, hidden=hidden)
+    method = Fusing(model, strengths, attack_steps=attack_steps, supervision=supervision, compile=config.compile)
     return fit(
         method,
         dataset,

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy
 
 from fastdef import distributed
 from fastdef.attacks import frozen_eval, predicted, projected_ascent
@@ -24,6 +25,8 @@ class Fusing:
         model: made by ``convert_to_afa``.
         strengths: what an image's strength is drawn from, in pixel units; the paper does not say from what.
         attack_steps: of PGD, see :meth:`PGDAT.with_steps`.
+        supervision: weight of a second term, the binary cross-entropy of W1 and an image's share of the largest
+            strength, which tells the generators what they are to see; the paper has none.
         compile: run the attack's forward and backward through torch.compile.
 
     Raises:
@@ -31,12 +34,21 @@ class Fusing:
     """
 
     def __init__(
-        self, model: nn.Module, strengths: Sequence[float], *, attack_steps: int = PGDAT.steps, compile: bool = False
+        self,
+        model: nn.Module,
+        strengths: Sequence[float],
+        *,
+        attack_steps: int = PGDAT.steps,
+        supervision: float = 0.0,
+        compile: bool = False,
     ) -> None:
         if not strengths or min(strengths) < 0:
             raise ValueError(f"Fusing needs strengths from 0 up, got {tuple(strengths)}")
+        if not supervision >= 0 or (supervision and not max(strengths)):
+            raise ValueError(f"Fusing needs a supervision from 0 up, and a strength above 0 for it, got {supervision}")
         self.model = model
         self.strengths = tuple(strengths)
+        self.supervision = supervision
         self._generators = [module for module in model.modules() if isinstance(module, WeightGenerator)]
         if not self._generators:
             raise ValueError(f"Fusing needs a model made by convert_to_afa, got a {type(model).__name__} that was not")
@@ -47,7 +59,8 @@ class Fusing:
         """Name and parameters."""
         strengths = [round(xi * 255, 6) for xi in self.strengths]
         model = architecture_of(self.model)
-        return {"name": "afa stage II", "strengths": strengths, "model": model, **vars(self._recipe)}
+        unusual = {"supervision": self.supervision} if self.supervision else {}
+        return {"name": "afa stage II", "strengths": strengths, "model": model, **vars(self._recipe), **unusual}
 
     def parameters(self) -> Iterable[nn.Parameter]:
         """The generators' weights."""
@@ -64,7 +77,7 @@ class Fusing:
             generator.train()
 
     def prepare(self, images: Tensor, labels: Tensor, *, seed: int) -> tuple[Tensor, ...]:
-        """This rank's images, attacked by a strength of chance each, and their labels."""
+        """This rank's images, attacked by a strength of chance each, their labels, and (N,) shares of the strongest."""
         own = distributed.local_slice(len(images))
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randint(len(self.strengths), (len(images),), generator=generator)
@@ -80,12 +93,17 @@ class Fusing:
                 steps=self._recipe.steps,
                 start=start,
             )
-        return crafted, labels
+        return crafted, labels, eps.flatten() / (max(self.strengths) or 1.0)
 
     def loss(self, *prepared: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy."""
-        images, labels = prepared
-        return classification(self.model(images), labels), {}
+        """Cross-entropy, and what supervises the generators where they are."""
+        images, labels, shares = prepared
+        if not self.supervision:
+            return classification(self.model(images), labels), {}
+        logits, w0 = fusing_weights(self.model, images)
+        w1 = (1 - w0).clamp(1e-6, 1 - 1e-6)
+        told = binary_cross_entropy(w1, shares.to(w1)[:, None].expand_as(w1))
+        return classification(logits, labels) + self.supervision * told, {"supervision": told.detach()}
 
     def update_bn(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Leave all statistics as they are."""

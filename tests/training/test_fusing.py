@@ -57,7 +57,7 @@ def test_crafting_moves_no_statistics_and_strengths_are_mixed():
     before = copy.deepcopy(method.model.state_dict())
     images, labels = data().floats(0, 32), data().labels
 
-    crafted, same = method.prepare(images, labels, seed=0)
+    crafted, same, _ = method.prepare(images, labels, seed=0)
 
     reach = (crafted - images).abs().amax((1, 2, 3))
     assert torch.equal(same, labels)
@@ -85,12 +85,38 @@ def test_an_attack_of_one_step_moves_no_pixel_by_more_than_that_and_is_on_record
     calls = []
     method._objective = lambda x, y: calls.append(1) or method._inner(x, y)
 
-    crafted, _ = method.prepare(images, labels, seed=0)
+    crafted, *_ = method.prepare(images, labels, seed=0)
 
     assert len(calls) == 1
     assert (crafted - images).abs().max() <= 8 / 255 + 1e-6
     assert method.config()["steps"] == 1
     assert "steps" not in Fusing(network(), [8 / 255]).config()
+
+
+def test_a_supervised_generator_learns_to_tell_strengths_which_cross_entropy_alone_does_not_ask_for():
+    weights = {}
+    for supervision in (0.0, 10.0):
+        method = Fusing(network(), XI, supervision=supervision)
+        method.training_mode()
+        images, labels, shares = method.prepare(data().floats(0, 32), data().labels, seed=0)
+        optimizer = torch.optim.SGD(method.parameters(), lr=0.1, momentum=0.9)
+        for _ in range(60):
+            optimizer.zero_grad()
+            method.loss(images, labels, shares)[0].backward()
+            optimizer.step()
+        w1 = 1 - fusing_weights(method.model, images)[1][:, 0].detach()
+        weights[supervision] = float(w1[shares == 1].mean() - w1[shares == 0].mean())
+
+    assert set(shares.tolist()) == {0.0, 1.0}
+    assert weights[10.0] > 0.5
+    assert abs(weights[0.0]) < 0.2
+    assert method.config()["supervision"] == 10.0
+
+
+@pytest.mark.parametrize(("strengths", "supervision"), [(XI, -1.0), (XI, float("nan")), ([0.0], 1.0)])
+def test_a_supervision_without_sense_is_refused(strengths, supervision):
+    with pytest.raises(ValueError, match="a supervision from 0 up"):
+        Fusing(network(), strengths, supervision=supervision)
 
 
 def test_a_model_without_a_generator_is_refused():
