@@ -2,6 +2,7 @@
 
     python -m reproduce smoothing --root FOLDER --out DIR [--preset short] [--minutes 9]
     python -m reproduce afa --root FOLDER --out DIR [--preset short] [--minutes 9]
+    python -m reproduce both --root FOLDER --out DIR [--preset cpu]
 
 Every stage is a command of the package; the same call goes on where the last one stopped. ``table.md`` comes last.
 """
@@ -15,15 +16,15 @@ import typer
 
 from benchmarks.stages import run
 from fastdef.bench.machine import machine
-from reproduce import afa, smoothing
+from reproduce import afa, both, smoothing
 from reproduce.tables import write_table
 
-PAPERS = {"smoothing": smoothing, "afa": afa}
+PAPERS = {"smoothing": smoothing, "afa": afa, "both": both}
 PRESETS = ("short", "cpu", "paper")
 
 
 def main(
-    paper: Annotated[str, typer.Argument(help="smoothing: paper 003, Active Defense; afa: paper 000, AFA")],
+    paper: Annotated[str, typer.Argument(help="smoothing: paper 003; afa: paper 000; both: in one model")],
     root: Annotated[Path, typer.Option(help="folder of the data set")],
     out: Annotated[Path, typer.Option(help="folder of the runs")],
     data: Annotated[str, typer.Option(help="name of the data set; the papers' figures are of cifar10")] = "cifar10",
@@ -35,7 +36,7 @@ def main(
     architecture: Annotated[str | None, typer.Option(help="other than the preset's")] = None,
     surrogate: Annotated[str | None, typer.Option(help="of afa: architecture of the black box's model")] = None,
     methods: Annotated[str | None, typer.Option(help="of afa: other than the preset's, separated by commas")] = None,
-    budget: Annotated[str | None, typer.Option(help="of smoothing: of the adaptive evaluation")] = None,
+    budget: Annotated[str | None, typer.Option(help="of smoothing and both: of the adaptive evaluation")] = None,
     train_limit: Annotated[int | None, typer.Option(help="training images, other than all")] = None,
     limit: Annotated[int | None, typer.Option(help="test images, other than the preset's")] = None,
     device: str = "cuda" if torch.cuda.is_available() else "cpu",

@@ -10,7 +10,7 @@ import typer
 
 from fastdef.cli import app
 from fastdef.data import write_idx
-from reproduce import afa, smoothing, static
+from reproduce import afa, both, generators, smoothing, static
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -34,7 +34,7 @@ def reproduce(root, out, *arguments):
 def test_no_two_stages_share_a_name():
     plans = {
         f"{module.TITLE}, {name}": module.stages(plan, Path("o"))
-        for module in (smoothing, afa)
+        for module in (smoothing, afa, both)
         for name, plan in module.PRESETS.items()
     }
 
@@ -43,7 +43,7 @@ def test_no_two_stages_share_a_name():
         assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("module", [smoothing, afa])
+@pytest.mark.parametrize("module", [smoothing, afa, both])
 def test_every_stage_is_a_command_with_options_that_it_has(module):
     """Parsed, and not run."""
     for preset in module.PRESETS.values():
@@ -86,3 +86,33 @@ def test_the_afa_paper_is_gone_through_to_its_table(root, tmp_path):
     assert table.count("| Table 1 |") == 12
     assert "images of the surrogate" in table
     assert (tmp_path / "figures-3-6.png").is_file()
+
+
+@pytest.fixture(scope="module")
+def in_one(root, tmp_path_factory):
+    out = tmp_path_factory.mktemp("both")
+    return out, reproduce(root, out, "both", "--budget", "screen")
+
+
+@pytest.mark.slow
+def test_both_in_one_model_are_attacked_beside_each_alone(in_one):
+    out, ended = in_one
+
+    assert ended.returncode == 0, ended.stderr
+    assert (out / "table.md").read_text().count("| not there |") == 6
+
+
+@pytest.mark.slow
+def test_stage_two_is_trained_in_every_way_and_measured(in_one, root, tmp_path):
+    stage1 = in_one[0] / "afa" / "stage1" / "model.safetensors"
+    command = [sys.executable, "-m", "reproduce.generators", str(stage1), "--data", "fashion-mnist"]
+    command += ["--root", str(root), "--out", str(tmp_path), "--epochs", "1", "--train-limit", "100", "--limit", "4"]
+
+    ended = subprocess.run([*command, "--device", "cpu"], capture_output=True, text=True, cwd=REPOSITORY)
+
+    assert ended.returncode == 0, ended.stderr
+    variants = json.loads((tmp_path / "generators.json").read_text())["variants"]
+    assert set(variants) == set(generators.VARIANTS)
+    for one in variants.values():
+        assert one["attack_on_w0"]["correct"] <= one["accuracy"]["8"]["correct"]
+        assert 0 <= one["auc"] <= 1
