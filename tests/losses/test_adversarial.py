@@ -110,7 +110,8 @@ def test_attacks_start_where_the_recipe_says(name, reach):
 
     start = RECIPES[name]().start(images, torch.full((50, 1, 1, 1), 0.1), torch.Generator().manual_seed(0))
 
-    assert 0.5 * reach < (start - images).abs().max() <= reach
+    for side in (1, -1):
+        assert 0.5 * reach < (side * (start - images)).max() <= reach
 
 
 # The table of the papers' code: steps, and step size in 255ths at eps 8.
@@ -130,6 +131,16 @@ def test_fewer_steps_go_as_far_in_all_and_one_as_far_as_fast_training_does(name)
 
     assert few.steps * few.step == pytest.approx(recipe.steps * recipe.step)
     assert (recipe.with_steps(1).steps, recipe.with_steps(1).step) == (1, 1.25)
+    assert recipe.with_steps(20).step == pytest.approx(recipe.steps * recipe.step / 20)
     assert vars(recipe.with_steps(recipe.steps)) == vars(recipe)  # a run that is resumed is the same run
     with pytest.raises(ValueError, match="one step or more, got 0"):
         recipe.with_steps(0)
+
+
+def test_every_branch_of_iat_has_ratios_and_partners_of_its_own():
+    ratios, partners, labels = RECIPES["iat"]().draw(3, torch.arange(6), torch.Generator().manual_seed(0))
+
+    assert ratios.shape == partners.shape == labels.shape == (3, 2, 6)
+    assert len(ratios.flatten().unique()) == 6
+    assert torch.equal(labels, partners)
+    assert len({tuple(order.tolist()) for order in partners.flatten(0, 1)}) == 6

@@ -1,0 +1,1 @@
+"""Mutation testing by cosmic-ray, in forks; see ``__main__``."""

@@ -1,0 +1,82 @@
+"""Which test runs which line? A pytest plugin, around each test, and what it found."""
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import accumulate
+from pathlib import Path
+
+import coverage
+import pytest
+
+MOST = 60.0
+BETWEEN = ""  # the name of what no test runs: imports, and fixtures that outlive one
+
+
+class Cover:
+    """Lines of ``fastdef`` by test, and each test's seconds.
+
+    Args:
+        tree: the copy whose tests run.
+    """
+
+    def __init__(self, tree: Path) -> None:
+        self._tree = tree
+        self._seconds: dict[str, float] = {}
+        self._coverage = coverage.Coverage(data_file=None, include=[f"{tree}/fastdef/*"])
+        self._coverage.start()
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        """Setup, call and teardown count as the test's."""
+        self._coverage.switch_context(item.nodeid)
+        begin = time.perf_counter()
+        yield
+        self._seconds[item.nodeid] = time.perf_counter() - begin
+        self._coverage.switch_context(BETWEEN)
+
+    def write(self, path: Path) -> None:
+        """``{"seconds": {test: s}, "lines": {module: {line: [test, ...]}}}``, as JSON."""
+        self._coverage.stop()
+        data = self._coverage.get_data()
+        lines: dict[str, dict[int, list[str]]] = defaultdict(dict)
+        for file in data.measured_files():
+            module = str(Path(file).relative_to(self._tree))
+            lines[module] = {line: sorted(tests) for line, tests in data.contexts_by_lineno(file).items()}
+        path.write_text(json.dumps({"seconds": self._seconds, "lines": lines}))
+
+
+class Covered:
+    """What a :class:`Cover` wrote."""
+
+    def __init__(self, path: Path) -> None:
+        found = json.loads(path.read_text())
+        self._seconds: dict[str, float] = found["seconds"]
+        self._lines: dict[str, dict[str, list[str]]] = found["lines"]
+
+    def tests(self, module: str, lines: range) -> list[str]:
+        """The tests that run any of the lines, the fastest first.
+
+        What runs at the module's import, such as a constant, may show in a test that runs none of its lines: then all
+        tests of the files that have to do with the module, but for the slowest beyond ``MOST`` seconds.
+        """
+        own = self._lines.get(module, {})
+        found = {test for line in lines for test in own.get(str(line), ())}
+        if BETWEEN not in found and found:
+            return self._sorted(found)
+        files = {_file(test) for tests in own.values() for test in tests}
+        several = self._sorted({test for test in self._seconds if _file(test) in files})
+        ends = accumulate(self._seconds[test] for test in several)
+        return [test for test, end in zip(several, ends, strict=True) if end <= MOST]
+
+    def _sorted(self, tests: set[str]) -> list[str]:
+        return sorted(tests, key=self._seconds.__getitem__)
+
+    def seconds(self, tests: list[str]) -> float:
+        """What they took."""
+        return sum(self._seconds[test] for test in tests)
+
+
+def _file(test: str) -> str:
+    return test.split("::")[0]
