@@ -122,7 +122,8 @@ def figures(plan: Plan, out: Path) -> list[Figure]:
             ours = [100 * one["value"] for one in row["by_eps"]] + [100 * row["mean"]]
             places = [f"eps {eps}" for eps in EPS] + ["mean"]
             pairs = zip(places, PAPER[name], ours, strict=True)
-            found += [Figure("Table 1", f"{name}, {place}", paper, value, count) for place, paper, value in pairs]
+            said = f"{name}, K = {plan.branches}" if name.endswith("-afa") else name  # the paper's K is 5
+            found += [Figure("Table 1", f"{said}, {place}", paper, value, count) for place, paper, value in pairs]
         found += _strongest(name, models[name]["strongest"])
     for k, name in _by_branches(plan).items():
         row = next(iter(models[name]["rows"].values()))
