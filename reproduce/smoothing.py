@@ -97,7 +97,6 @@ PRESETS = {
         epochs=10,
         beta=16.0,
         trend=(("wrn-10-2", 3, 16.0), ("wrn-10-4", 10, 32.0)),
-        at_length="wrn-10-4-10-epochs",
         budget="quick",
         paper_delta=False,
     ),
