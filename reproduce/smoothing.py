@@ -160,10 +160,10 @@ def figures(plan: Plan, out: Path) -> list[Figure]:
 
 def _trainings(plan: Plan) -> list[tuple[str, str, int, str, float]]:
     """Name, architecture, epochs, delta of the loss, and beta of the defense, of each."""
-    main = [(name, plan.architecture, plan.epochs, delta, plan.beta) for name, delta in _DELTAS.items()]
-    return main + [
-        (f"{architecture}, {n} epochs", architecture, n, "0.02", beta) for architecture, n, beta in plan.trend
-    ]
+    found = [(name, plan.architecture, plan.epochs, delta, plan.beta) for name, delta in _DELTAS.items()]
+    for architecture, epochs, beta in plan.trend:
+        found.append((f"{architecture}-{epochs}-epochs", architecture, epochs, _DELTAS["smoothed"], beta))
+    return found
 
 
 _DELTAS = {"smoothed": "0.02", "standard": "0"}
