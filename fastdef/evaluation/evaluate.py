@@ -16,6 +16,7 @@ from fastdef.data import Dataset
 from fastdef.defense import ActiveDefense
 from fastdef.evaluation.accuracy import Accuracy
 from fastdef.evaluation.attack import Attack, Batch, Classifier, attacked_batches, gradients_vanished
+from fastdef.evaluation.described import described
 
 
 @dataclass
@@ -80,6 +81,7 @@ class Evaluation:
         data: name and split of the images.
         device: where it ran.
         dtype: of the defense's networks; the undefended classifier is in float32.
+        defense: its parameters; None without one.
         gradients: by loss of the attack, how many of its gradients were of no use.
     """
 
@@ -88,6 +90,7 @@ class Evaluation:
     data: str
     device: str
     dtype: str
+    defense: dict[str, Any] | None
     gradients: dict[str, GradientShares]
 
     @property
@@ -103,6 +106,7 @@ class Evaluation:
             "attack": {**asdict(self.attack), "crafted_on": "the undefended model"},
             "device": self.device,
             "dtype": self.dtype,
+            "defense": self.defense,
             "python": platform.python_version(),
             "torch": torch.__version__,
             "gradients": {loss: shares.to_json() for loss, shares in self.gradients.items()},
@@ -156,6 +160,7 @@ def evaluate(
         data=f"{dataset.name} {dataset.split}",
         device=str(dataset.images.device),
         dtype=str(defense.dtype if defense else torch.float32).removeprefix("torch."),
+        defense=described(defense) if defense else None,
         gradients=_joined(attack.losses, distributed.all_gather_shards(gradients)),
     )
 

@@ -78,7 +78,9 @@ def test_a_report_says_how_it_was_made(model, dataset):
 def test_a_report_says_what_the_defense_computed_in(model, dataset):
     defense = ActiveDefense(model, beta=3.0, max_steps=2, dtype=torch.bfloat16, compile=False)
 
-    assert evaluate(model, dataset, defense=defense, attack=Attack(steps=1)).to_json()["dtype"] == "bfloat16"
+    report = evaluate(model, dataset, defense=defense, attack=Attack(steps=1)).to_json()
+    assert report["dtype"] == report["defense"]["dtype"] == "bfloat16"
+    assert report["defense"]["delta"] == defense.delta
 
 
 def test_attacked_batches_and_accuracy_make_what_evaluate_makes(model, dataset):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from tools.tables import deployment, speed, worth
+from tools.tables import cifar10, deployment, speed, worth
 from tools.tables._results import CPU as CPU
 from tools.tables._results import ROOT as ROOT
 
@@ -23,6 +23,10 @@ _FUNCTIONS = (
     speed.solvers,
     speed.agreement,
     worth.sweep,
+    cifar10.cifar10_paper,
+    cifar10.cifar10_static,
+    cifar10.cifar10_thresholds,
+    cifar10.cifar10_solvers,
     deployment.replicas,
     deployment.replicas_on_paper,
 )

@@ -41,6 +41,17 @@ def cifar10_paper() -> str:
     return table(["paper / ours, static, in %", *_COLUMNS, "ours, adaptive"], rows)
 
 
+def cifar10_thresholds() -> str:
+    """What lower thresholds of the same model leave."""
+    rows = []
+    for delta in ("calibrated", "0.0140", "0.0110", "0.0080"):
+        found = read(f"cifar10/threshold-{delta}.json")["rows"]
+        clean, attacked = found["clean, defended"], found["attacked, defended"]
+        accuracies = (f"{row['value']:.1%}" for row in (clean, attacked))
+        rows.append([delta, *accuracies, f"{clean['steps_median']}, {clean['steps_max']}", str(clean["unconverged"])])
+    return table(["delta", "clean", "static: PGD-20", "steps on clean ones, median and most", "unconverged"], rows)
+
+
 def cifar10_solvers() -> str:
     """Algorithm 1 and Polyak's steps on the same images."""
     found = read("cifar10/solvers.json")

@@ -17,7 +17,6 @@ from fastdef import distributed
 from fastdef._validate import check_installed
 from fastdef.attacks import check_differentiable, check_eps, frozen_eval
 from fastdef.data import Dataset, sha256
-from fastdef.defense import ActiveDefense
 from fastdef.evaluation.adaptive.alignment import alignment
 from fastdef.evaluation.adaptive.attack_case import AttackCase, Batch, NotRun, Plan
 from fastdef.evaluation.adaptive.budget import SMOKE, Budget
@@ -29,6 +28,7 @@ from fastdef.evaluation.adaptive.rows import blackbox, bpda, later, papers, rand
 from fastdef.evaluation.adaptive.score import Score, lowest
 from fastdef.evaluation.adaptive.target import FixedBatch, Target
 from fastdef.evaluation.batches import spans
+from fastdef.evaluation.described import described
 
 _BY_AUTOATTACK = {1, 6, 7}
 _ALIGNED_ON = 4  # images that the attacks' gradient is held against finite differences on
@@ -271,17 +271,11 @@ def _settings(
         "seed": seed,
         "budget": budget.to_json(),
         "model_sha256": target.identity if target.classifier is None else sha256(_tensors(target.classifier)),
-        "defense": None if target.defense is None else _described(target.defense),
+        "defense": None if target.defense is None else described(target.defense),
         "surrogate_sha256": None if surrogate is None else sha256(_tensors(surrogate)),
         "device": str(dataset.images.device),
         "torch": torch.__version__,
     }
-
-
-def _described(defense: ActiveDefense) -> dict[str, Any]:
-    names = ("layer", "sigma", "beta", "delta", "max_steps", "outer_loops", "clamp", "seed")
-    options = {"solver": repr(defense.solver), "dtype": str(defense.dtype).removeprefix("torch.")}
-    return {"kind": "active", **{name: getattr(defense, name) for name in names}, **options}
 
 
 def _fast(target: Target, budget: Budget, images: int) -> Target:
