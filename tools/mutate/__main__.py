@@ -140,10 +140,10 @@ def copy(tree: Path) -> None:
 
 
 def environment(first: Path) -> dict[str, str]:
-    """One thread, nothing written beside the sources, and packages from ``first``."""
+    """One thread, nothing written beside the sources, no plugins of pytest, and packages from ``first``."""
     path = f"{first}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    own = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    return {**os.environ, **own, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    own = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    return {**os.environ, **own, "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
 def call(*command: str, cwd: Path) -> None:

@@ -3,60 +3,93 @@
     python -m tools.mutate.forks TREE COVERED MODULE ORIGINAL SOCKET
 
 Each connection asks for the tests of what MODULE is in TREE now: those that run a line in which it differs from
-ORIGINAL. The answer is one byte, 1 where they passed. Importing torch takes longer than most tests do.
+ORIGINAL. The answer is one byte, 1 where they passed. Importing torch takes longer than most tests do, and importing
+fastdef as long as many: of a mutant that differs inside functions alone, those get their new code after the import.
 """
 
 import difflib
+import gc
+import importlib
 import os
 import signal
 import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from multiprocessing import Pipe
 from pathlib import Path
 
 from tools.mutate.cover import Cover, Covered
+from tools.mutate.patch import patched
 
-# What takes long to import, and nothing of the tree. A plugin of pytest among it comes too early for its asserts.
-HEAVY = ("torch._dynamo", "torch._inductor.compile_fx", "foolbox", "pyautoattack", "matplotlib.figure", "fastapi")
+# What takes long to import, and nothing of the tree.
+HEAVY = (
+    "torch._dynamo",
+    "torch._inductor.compile_fx",
+    "foolbox",
+    "pyautoattack",
+    "matplotlib.figure",
+    "fastapi",
+    "hypothesis",
+)
 OPTIONS = (
-    "-q",
-    "-x",
-    "-W",
-    "ignore::pytest.PytestAssertRewriteWarning",
-    "-p",
-    "no:cacheprovider",
-    "-p",
-    "no:xdist",
-    "-m",
-    "not slow and not gpu",
+    *("-q", "-x", "-m", "not slow and not gpu", "--assert=plain"),  # nobody reads how a mutant failed
+    *("-p", "no:cacheprovider", "-p", "no:unraisableexception", "-p", "no:threadexception"),
 )
 SLACK = 20.0  # seconds beyond ten times what the tests took unbroken
+UNPATCHED = 71  # the status of a fork in which a mutant could not take the unbroken code's place
 
 
 def main() -> None:
     """Serve until killed."""
-    tree, covered, module, original, address = sys.argv[1:]
-    preload()
+    tree, covered, module, original, address = (Path(argument) for argument in sys.argv[1:])
+    mutant, known = tree / module, Covered(covered)
+    for name in HEAVY:
+        with suppress(ImportError):
+            importlib.import_module(name)
+    gc.freeze()
+    warm = Warm(tree, module)
     server = socket.socket(socket.AF_UNIX)
-    server.bind(address)
+    server.bind(str(address))
     server.listen()
-    known = Covered(Path(covered))
     while True:
         connection, _ = server.accept()
-        lines = changed(Path(original), Path(tree) / module)
-        tests = known.tests(module, lines) if lines else known.tests(module, range(1, 1_000_000))
-        passed = run(Path(tree), tests, seconds=10 * known.seconds(tests) + SLACK)
-        connection.sendall(bytes([passed]))
+        tests = known.tests(str(module), changed(original, mutant) or range(1, 1_000_000))
+        seconds = 10 * known.seconds(tests) + SLACK
+        passed = warm.run(original, mutant, tests, seconds)
+        if passed is None:
+            passed = run(tree, tests, seconds=seconds)
+        connection.sendall(bytes([bool(passed)]))
         connection.close()
 
 
-def preload() -> None:
-    """Import what every fork would import anew; what is not installed is left out."""
-    for name in HEAVY:
-        with suppress(ImportError):
-            __import__(name)
+class Warm:
+    """A fork that has the unbroken module imported.
+
+    Args:
+        tree: the copy.
+        module: the path of the module in it.
+    """
+
+    def __init__(self, tree: Path, module: Path) -> None:
+        self._ours, theirs = Pipe()
+        if os.fork() == 0:
+            enter(tree)
+            importlib.import_module(".".join(module.with_suffix("").parts))
+            gc.freeze()
+            while True:
+                original, mutant, tests, seconds = theirs.recv()
+                before = partial(patched, original, mutant, mutant)
+                theirs.send(run(tree, tests, seconds=seconds, before=before))
+
+    def run(self, original: Path, mutant: Path, tests: list[str], seconds: float) -> bool | None:
+        """Whether tests pass; None where the mutant differs in what runs at import."""
+        self._ours.send((original, mutant, tests, seconds))
+        answer: bool | None = self._ours.recv()
+        return answer
 
 
 def changed(original: Path, mutant: Path) -> range:
@@ -66,36 +99,47 @@ def changed(original: Path, mutant: Path) -> range:
     return range(codes[0][1] + 1, max(codes[-1][2], codes[0][1] + 1) + 1) if codes else range(0)
 
 
-def run(tree: Path, tests: list[str], *, seconds: float) -> bool:
-    """Whether tests pass, in a fork, in time; tests that nothing runs cannot notice anything, and pass."""
+def run(tree: Path, tests: list[str], *, seconds: float, before: Callable[[], bool] = lambda: True) -> bool | None:
+    """Whether tests pass, in a fork, in time; None where ``before``, called there, says that it cannot be done.
+
+    Tests that nothing runs cannot notice anything, and pass.
+    """
     if not tests:
         return True
     child = os.fork()
     if child == 0:
+        if not before():
+            os._exit(UNPATCHED)
         in_fork(tree, [*OPTIONS, *tests])
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
-            return os.waitstatus_to_exitcode(status) == 0
+            code = os.waitstatus_to_exitcode(status)
+            return None if code == UNPATCHED else code == 0
         time.sleep(0.01)
     os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return False
 
 
-def in_fork(tree: Path, arguments: list[str], *, cover: Path | None = None) -> None:
-    """Run pytest, and never come back."""
-    import pytest
-
-    os.setsid()
+def enter(tree: Path) -> None:
+    """Be in the tree, import from it, and write what is said beside it."""
     os.chdir(tree)
     sys.path.insert(0, str(tree))
     quiet = os.open(tree.parent / "pytest.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
-    status: int = 70
+
+
+def in_fork(tree: Path, arguments: list[str], *, cover: Path | None = None) -> None:
+    """Run pytest in a session of its own, and never come back."""
+    status = 70
     try:
+        import pytest
+
+        os.setsid()
+        enter(tree)
         plugin = None if cover is None else Cover(tree)
         status = int(pytest.main(arguments, plugins=[] if plugin is None else [plugin]))
         if plugin is not None and cover is not None:
