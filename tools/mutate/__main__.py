@@ -29,7 +29,7 @@ PARTS = ("fastdef", "kernels", "export", "tests", "benchmarks")
 TESTS = {  # of each directory or module, the longest that fits; a test beyond them may kill a mutant too
     "fastdef/attacks": "tests/attacks tests/evaluation/test_vanished.py",
     "fastdef/evaluation": "tests/evaluation",
-    "fastdef/losses": "tests/losses",
+    "fastdef/losses": "tests/losses tests/training/test_branches.py",
     "fastdef/runtime/scheduler.py": "tests/runtime/test_scheduler.py tests/runtime/test_session.py",
     "fastdef/runtime/session.py": "tests/runtime/test_session.py tests/defense/test_active.py",
     "fastdef/serving": "tests/serving",

@@ -80,10 +80,13 @@ class Warm:
             enter(tree)
             importlib.import_module(".".join(module.with_suffix("").parts))
             gc.freeze()
-            while True:
-                original, mutant, tests, seconds = theirs.recv()
-                before = partial(patched, original, mutant, mutant)
-                theirs.send(run(tree, tests, seconds=seconds, before=before))
+            self._ours.close()
+            with suppress(EOFError):  # until the other end is gone
+                while True:
+                    original, mutant, tests, seconds = theirs.recv()
+                    before = partial(patched, original, mutant, mutant)
+                    theirs.send(run(tree, tests, seconds=seconds, before=before))
+            os._exit(0)
 
     def run(self, original: Path, mutant: Path, tests: list[str], seconds: float) -> bool | None:
         """Whether tests pass; None where the mutant differs in what runs at import."""
