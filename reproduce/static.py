@@ -59,7 +59,7 @@ def main(
     chosen = defenses(checkpoint, loops=loops, delta=delta, beta=beta)
     found = {
         "machine": machine(torch.device(device)),
-        "model": str(model),
+        "model": f"{model.parent.name}/{model.name}",  # not where it lay
         "data": f"{dataset.name} {dataset.split}",
         "images": len(dataset),
         "eps": eps,
