@@ -49,11 +49,16 @@ def test_without_the_weight_s_part_it_is_pgd(model, batch):
     assert torch.equal(attacked(model, batch, ratio=float("inf")), pgd(model, *batch, generator=generator, **OPTIONS))
 
 
+def test_both_parts_weigh_the_same_where_nothing_else_is_said(model, batch):
+    assert torch.equal(attacked(model, batch), attacked(model, batch, ratio=1.0))
+    assert not torch.equal(attacked(model, batch), attacked(model, batch, ratio=1e-3))
+
+
 def test_the_ratios_are_the_paper_s_seven():
     assert [round(ratio, 3) for ratio in RATIOS] == [10, 5, 2, 1, 0.5, 0.2, 0.1]
 
 
-@pytest.mark.parametrize("wrong", [{"ratio": 0.0}, {"steps": 0}, {"eps": -1.0}])
+@pytest.mark.parametrize("wrong", [{"ratio": 0.0}, {"ratio": -1.0}, {"steps": 0}, {"eps": -1.0}])
 def test_what_does_not_fit_is_refused(model, batch, wrong):
     with pytest.raises(ValueError, match="adaptive_pgd needs"):
         attacked(model, batch, **wrong)

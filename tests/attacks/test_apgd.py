@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from fastdef.attacks import apgd, apgd_targeted, cross_entropy, dlr, likeliest, margin, search, targeted_dlr, white_box
+from fastdef.attacks._apgd import _Found
 from fastdef.attacks._goal import Goal, QueryResult, untargeted
 
 EPS = 8 / 255
@@ -158,3 +159,47 @@ def test_any_goal_can_be_asked_for(model, batch):
     raised = search([white_box(model, goal)], images, eps=EPS, iterations=10)
 
     assert bool((model(raised)[:, 4] > model(images)[:, 4]).all())
+
+
+class Visits(nn.Module):
+    """The model, and every point that it was asked about."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.points = model, []
+
+    def forward(self, x):
+        self.points.append(x.detach().clone())
+        return self.model(x)
+
+
+@pytest.mark.parametrize("iterations", [4, 30, 100])
+def test_every_point_of_its_way_is_autoattack_s(model, batch, iterations):
+    autopgd_base = pytest.importorskip("pyautoattack.autopgd_base", reason="pyautoattack is not installed here")
+    images, labels = batch
+    ours, theirs = Visits(model), Visits(model)
+    library = autopgd_base.APGDAttack(theirs, n_iter=iterations, norm="Linf", eps=EPS, seed=0, device="cpu")
+    library.init_hyperparam(images)
+
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        library.attack_single_run(images, labels)
+    ask = white_box(ours, untargeted(labels))
+    generator = torch.Generator().manual_seed(3)
+    search([ask], images, eps=EPS, iterations=iterations, patience=iterations, generator=generator)
+
+    assert len(ours.points) == len(theirs.points) == iterations + 1
+    for mine, other in zip(ours.points, theirs.points, strict=True):
+        torch.testing.assert_close(mine, other, rtol=0, atol=1e-6)
+
+
+def test_what_is_kept_is_right_least_often_and_then_of_the_highest_loss():
+    found = _Found.nothing(torch.zeros(1, 1, 1, 1))
+    rows = torch.tensor([0])
+    kept = []
+    for number, (right, loss) in enumerate([(1.0, 0.5), (1.0, 0.4), (1.0, 0.6), (0.5, 0.1), (1.0, 9.0), (0.5, 0.2)]):
+        x = torch.full((1, 1, 1, 1), float(number))
+        found.offer(rows, x, QueryResult(torch.tensor([loss]), x, torch.tensor([right])))
+        kept.append(int(found.x))
+
+    assert kept == [0, 0, 2, 3, 3, 5]
