@@ -72,6 +72,45 @@ def test_an_image_that_has_fallen_is_asked_for_no_more(model, batch):
     assert all(0 in rows for rows in asked)
 
 
+@pytest.mark.parametrize("patience", [0, 1, 3])
+def test_an_image_stays_for_as_many_iterations_as_there_is_patience(batch, patience):
+    asked = []
+
+    def ask(x, rows):
+        asked.append(rows.tolist())
+        falls = (rows == 3) & (torch.tensor(len(asked) >= 3))
+        return QueryResult(torch.zeros(len(x)), torch.ones_like(x), (~falls).float())
+
+    search([ask], batch[0], eps=EPS, iterations=9, patience=patience)
+
+    assert sum(3 in rows for rows in asked) == 3 + patience
+    assert sum(0 in rows for rows in asked) == 10
+
+
+def test_what_has_fallen_to_one_is_not_asked_by_the_next(batch):
+    asked = []
+
+    def first(x, rows):
+        return QueryResult(torch.zeros(len(x)), torch.ones_like(x), 0.5 * (rows != 3).float())
+
+    def second(x, rows):
+        asked.append(rows.tolist())
+        return first(x, rows)
+
+    search([first, second], batch[0], eps=EPS, iterations=1)
+
+    assert set(asked[0]) == set(range(12)) - {3}
+
+
+def test_two_restarts_start_twice(model, batch):
+    visits = Visits(model)
+
+    apgd(visits, *batch, eps=1e-4, iterations=3, restarts=2)
+
+    assert len(visits.points) == 8
+    assert not torch.equal(visits.points[0], visits.points[4])
+
+
 def test_of_random_answers_the_point_that_fewest_draws_answer_right_is_kept(batch):
     images, _ = batch
     shares = iter([1.0, 0.5, 0.75, 0.25, 0.5, 1.0])
