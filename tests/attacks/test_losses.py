@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastdef.attacks import cross_entropy, dlr, margin, targeted_dlr
+from fastdef.attacks import cross_entropy, dlr, margin, probability_margin, targeted_dlr
 
 LOGITS = torch.tensor([[3.0, 1.0, 0.5, -1.0], [0.0, 2.0, 5.0, 4.0]], dtype=torch.float64)
 LABELS = torch.tensor([0, 0])
@@ -29,6 +29,15 @@ LABELS = torch.tensor([0, 0])
 )
 def test_a_loss_is_its_equation(loss, expected):
     torch.testing.assert_close(loss(LOGITS, LABELS), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_the_probability_margin_is_of_probabilities_and_of_the_likeliest_other_class():
+    p = torch.tensor([[0.1, 0.6, 0.3], [0.1, 0.6, 0.3], [0.2, 0.3, 0.5], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    labels = torch.tensor([0, 1, 1, 0, 2])
+
+    found = probability_margin(p.log() + 7, labels)
+
+    torch.testing.assert_close(found, torch.tensor([0.5, -0.3, 0.2, -1.0, 1.0]))
 
 
 @pytest.mark.parametrize("confidence", [0.0, 2.0, 10.0])
