@@ -223,11 +223,11 @@ def _draw(plan: Plan, out: Path) -> None:
     left.set_ylabel("validation accuracy, %")
     right.set_ylabel("L_F")
     right.set_yscale("log")
-    for name, loss in LAST_FEATURE_LOSS.items():
-        right.axhline(loss, linestyle=":", color="grey", label=f"the paper's last, {name}")
+    for (name, loss), style in zip(LAST_FEATURE_LOSS.items(), (":", "--"), strict=True):
+        right.axhline(loss, linestyle=style, color="grey", label=f"the paper's last, {name}")
     for axis in (left, right):
         axis.set_xlabel("epoch")
-        axis.legend(frameon=False)
+        axis.legend(frameon=False, fontsize="small")
     with atomic_write(out / "figures-2-3.png") as temporary:
         picture.savefig(temporary, format="png", dpi=120)
 

@@ -87,6 +87,35 @@ def test_an_image_stays_for_as_many_iterations_as_there_is_patience(batch, patie
     assert sum(0 in rows for rows in asked) == 10
 
 
+def test_an_image_that_fell_by_a_lucky_draw_leaves_all_the_same(batch):
+    asked = []
+
+    def ask(x, rows):
+        asked.append(rows.tolist())
+        lucky = (rows == 3) & (torch.tensor(len(asked) == 3))
+        return QueryResult(torch.zeros(len(x)), torch.ones_like(x), (~lucky).float())
+
+    search([ask], batch[0], eps=EPS, iterations=9, patience=2)
+
+    assert sum(3 in rows for rows in asked) == 5
+
+
+def test_a_pixel_without_a_gradient_stays_where_it_started(batch):
+    images, seen = batch[0], []
+    moving = torch.zeros_like(images)
+    moving[..., 4:] = 1
+
+    def ask(x, rows):
+        seen.append(x.clone())
+        return QueryResult(torch.arange(len(x)) + float(len(seen)), moving[rows], torch.ones(len(x)))
+
+    search([ask], images, eps=EPS, iterations=3)
+
+    for later in seen[1:]:
+        torch.testing.assert_close(later[..., :4], seen[0][..., :4])
+        assert not torch.equal(later[..., 4:], seen[0][..., 4:])
+
+
 def test_what_has_fallen_to_one_is_not_asked_by_the_next(batch):
     asked = []
 
