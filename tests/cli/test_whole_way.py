@@ -36,7 +36,8 @@ def images():
     return load_dataset("fashion-mnist", "test", root=ASSETS).floats(0, 16)
 
 
-@pytest.mark.parametrize("name", ["timm", pytest.param("own", marks=pytest.mark.slow)])
+@pytest.mark.slow  # README.md's blocks go most of it, in every run
+@pytest.mark.parametrize("name", BROUGHT)
 def test_the_whole_way(name, images, run, tmp_path):
     make, source, arguments, named = BROUGHT[name]
     torch.manual_seed(0)

@@ -102,7 +102,8 @@ class Shattered(torch.nn.Module):
 MASKED = {"mirrored backward": BROKEN["mirrored backward"], "shattered": lambda m: Target.plain(Shattered(m).eval())}
 
 
-@pytest.mark.parametrize("name", [pytest.param("mirrored backward", marks=pytest.mark.slow), "shattered"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MASKED)
 def test_a_screen_of_a_minute_sees_masked_gradients(shipped, fashion, name):
     assert not evaluate_adaptive(MASKED[name](shipped), fashion, budget=SCREEN).passed
 

@@ -4,6 +4,8 @@ What is registered for CUDA is registered for the CPU too, so that the dispatche
 outputs, the layouts, and the way between features and the launchers' (N, M).
 """
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -22,8 +24,10 @@ LAYOUTS = {
     "samples apart": lambda f: f.repeat_interleave(2, dim=0)[::2],
 }
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
-SHAPES = [(2, 3, 5, 4), (2, 3, 1, 4), (1, 1, 1, 1), (3, 6, 30, 29), (9, 3, 5, 4), (5, 20, 30, 29)]
-# some dimensions of one, a sample of two blocks; then more samples than multiprocessors, which are taken whole
+SMALL = [(2, 3, 5, 4), (2, 3, 1, 4), (1, 1, 1, 1), (9, 3, 5, 4)]
+LARGE = [(3, 6, 30, 29), (5, 20, 30, 29)]
+# some dimensions of one, more samples than multiprocessors, which are taken whole; then a sample of two blocks
+CASES = [*product(SMALL, LAYOUTS, DTYPES), *product(LARGE, ("channels_last", "holes"), (torch.float32, torch.bfloat16))]
 
 
 def features(shape, dtype, layout):
@@ -42,9 +46,7 @@ def launched(monkeypatch):
     return names
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("shape", "layout", "dtype"), CASES)
 def test_loss_gradient_and_field_are_the_reference_s(shape, layout, dtype, launched):
     f = features(shape, dtype, layout).requires_grad_()
 
@@ -71,7 +73,7 @@ def test_dense_samples_are_read_and_answered_where_they_lie(layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("shape", SHAPES[:2])
+@pytest.mark.parametrize("shape", SMALL[:2])
 def test_operations_pass_torch_s_own_checks(layout, shape):
     f = features(shape, torch.float32, layout)
     _, mean, tilt = reference.smoothing(f)
