@@ -49,7 +49,7 @@ COMMANDS = (
     (["nonsense"], []),
     ([], []),
 )
-_NEVER = ("--download", "--compile")
+_NEVER = ("--download", "--compile", "--install-completion")  # the last writes into the shell's own files, as asked
 _VALUES = (
     *(
         "",
