@@ -1,6 +1,7 @@
 """Paper 000 (AFA): Tables 1, 3 and 4, and Figures 3 and 6, for the baselines and AFA on each."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,11 +95,11 @@ PRESETS = {
 
 def stages(plan: Plan, out: Path) -> list[Stage]:
     """Every training, then one comparison of all, then the images of the surrogate."""
-    found = [_train(plan, out, "surrogate", "standard", 1, architecture=plan.surrogate)]
-    found.append(_train(plan, out, "standard", "standard", 1))
+    found = [train(plan, out, "surrogate", "standard", 1, architecture=plan.surrogate)]
+    found.append(train(plan, out, "standard", "standard", 1))
     for method in plan.methods:
-        found += [_train(plan, out, method, method, 1), _train(plan, out, f"{method}-afa", method, plan.branches)]
-    found += [_train(plan, out, f"pgd-at-afa-{k}", "pgd-at", k) for k in plan.other_branches]
+        found += [train(plan, out, method, method, 1), train(plan, out, f"{method}-afa", method, plan.branches)]
+    found += [train(plan, out, f"pgd-at-afa-{k}", "pgd-at", k) for k in plan.other_branches]
     models = [str(out / name / "model.safetensors") for name in _names(plan)]
     common = [*plan.data, "--limit", str(plan.limit), "--device", plan.device]
     command = ["evaluate-afa", *models, *common, "--json", str(out / "strengths.json")]
@@ -161,12 +162,23 @@ def _by_branches(plan: Plan) -> dict[int, str]:
     return {plan.branches: "pgd-at-afa", **{k: f"pgd-at-afa-{k}" for k in plan.other_branches}}
 
 
-def _train(plan: Plan, out: Path, name: str, method: str, branches: int, *, architecture: str | None = None) -> Stage:
+def train(
+    plan: Any,
+    out: Path,
+    name: str,
+    method: str,
+    branches: int,
+    *,
+    architecture: str | None = None,
+    options: Sequence[str] = (),
+) -> Stage:
+    """A training of both stages, or of one branch alone, as any plan with these lengths has it."""
     folder = out / name
     command = ["train", "afa", *plan.data, "--architecture", architecture or plan.architecture, "--method", method]
     command += ["--branches", str(branches), "--epochs", str(plan.epochs), "--fusing-epochs", str(plan.fusing_epochs)]
     command += ["--schedule", "onecycle", "--bf16", "--compile", "--device", plan.device, "--out", str(folder)]
     command += [] if plan.train_limit is None else ["--limit", str(plan.train_limit)]
     command += [] if plan.attack_steps is None or method == "standard" else ["--attack-steps", str(plan.attack_steps)]
+    command += options
     first = folder if branches == 1 else folder / "stage1"
     return Stage(f"train-{name}", command, first / "state.safetensors")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.stages import Stage
+from reproduce.afa import train
 from reproduce.tables import Figure
 
 TITLE = "AFA and Active Defense in one model"
@@ -69,7 +70,8 @@ def stages(plan: Plan, out: Path) -> list[Stage]:
     """Two trainings, three evaluations."""
     smoothed = out / "smoothed" / "model.safetensors"
     command = ["calibrate", str(smoothed), *plan.data, "--beta", f"{plan.beta:g}", "--device", plan.device]
-    found = [_train(plan, out, "afa", []), _train(plan, out, "smoothed", ["--delta", "0.02"])]
+    found = [train(plan, out, "afa", "pgd-at", plan.branches)]
+    found.append(train(plan, out, "smoothed", "pgd-at", plan.branches, options=["--delta", "0.02"]))
     found.append(Stage("calibrate", command))
     for name, (_, model, options) in _MODELS.items():
         report = out / f"adaptive-{name}"
@@ -92,14 +94,3 @@ def figures(plan: Plan, out: Path) -> list[Figure]:
         headline = 100 * report["headline"]
         found.append(Figure("not there", what, None, headline, attack["count"], adaptive=headline))
     return found
-
-
-def _train(plan: Plan, out: Path, name: str, options: list[str]) -> Stage:
-    folder = out / name
-    command = ["train", "afa", *plan.data, "--architecture", plan.architecture, "--method", "pgd-at"]
-    command += ["--branches", str(plan.branches), "--epochs", str(plan.epochs)]
-    command += ["--fusing-epochs", str(plan.fusing_epochs), "--schedule", "onecycle", "--bf16", "--compile"]
-    command += ["--device", plan.device, "--out", str(folder), *options]
-    command += [] if plan.train_limit is None else ["--limit", str(plan.train_limit)]
-    command += [] if plan.attack_steps is None else ["--attack-steps", str(plan.attack_steps)]
-    return Stage(f"train-{name}", command, folder / "stage1" / "state.safetensors")

@@ -135,7 +135,8 @@ def measured(model: nn.Module, test: Dataset) -> dict[str, Any]:
             w1, right = zip(*(_batch(model, test, start, eps) for start in range(0, len(test), AT_ONCE)), strict=True)
             weights[eps], whole = torch.cat(w1), torch.cat(right)
             accuracies[eps] = Accuracy(int(whole.sum()), len(whole))
-        on_w0 = torch.cat([_stands(model, test, start) for start in range(0, len(test), AT_ONCE)])
+        # of the largest strength, which came last
+        on_w0 = whole & torch.cat([_stands_on_w0(model, test, start) for start in range(0, len(test), AT_ONCE)])
     clean, attacked = weights[0.0], weights[max(EPS)]
     return {
         "w1": {f"{eps:g}": float(value.mean()) for eps, value in weights.items()},
@@ -155,10 +156,10 @@ def _batch(model: nn.Module, test: Dataset, start: int, eps: float) -> tuple[Ten
     return (1 - w0).mean(1), predicted(logits) == labels
 
 
-def _stands(model: nn.Module, test: Dataset, start: int) -> Tensor:
-    """(n,) which images stand PGD and all seven attacks on the answer and W0 at once, at the largest strength."""
+def _stands_on_w0(model: nn.Module, test: Dataset, start: int) -> Tensor:
+    """(n,) which images stand all seven attacks on the answer and W0 at once, at the largest strength."""
     images, labels = test.floats(start, start + AT_ONCE), test.labels[start : start + AT_ONCE]
-    eps, stands = max(EPS) / 255, _batch(model, test, start, max(EPS))[1]
+    eps, stands = max(EPS) / 255, torch.ones_like(labels, dtype=torch.bool)
     for ratio in RATIOS:
         generator = torch.Generator(images.device).manual_seed(start)
         step = step_size(eps, 20)

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-ROWS = tuple(range(9))
+_EVERY_ROW = tuple(range(9))
 DECADES = (-1.0, -0.25, 0.5, 1.25, 2.0)  # log10 of |lambda| in the paper's Table 3
 
 
@@ -60,7 +60,7 @@ class Budget:
     curve_iterations: tuple[int, ...]
     batch: int
     compile: bool
-    rows: tuple[int, ...] = ROWS
+    rows: tuple[int, ...] = _EVERY_ROW
 
     def to_json(self) -> dict[str, Any]:
         """Every figure, by name."""
@@ -101,19 +101,18 @@ SMOKE = Budget(
     batch=16,
     compile=False,
 )
-SCREEN = (
-    replace(  # about a minute for a small model: are the gradients masked? It says little of what a defense is worth
-        SMOKE,
-        name="screen",
-        noise_samples=3,
-        reevaluations=4,
-        eot=2,
-        depths=(5,),
-        estimates=256,
-        queries=100,
-        curve_eps=(),
-        rows=(0, 3, 6),
-    )
+# A minute for a small model: are the gradients masked? It says little of what a defense is worth.
+SCREEN = replace(
+    SMOKE,
+    name="screen",
+    noise_samples=3,
+    reevaluations=4,
+    eot=2,
+    depths=(5,),
+    estimates=256,
+    queries=100,
+    curve_eps=(),
+    rows=(0, 3, 6),
 )
 QUICK = replace(  # minutes on a GPU, with images enough for an interval
     SMOKE,
