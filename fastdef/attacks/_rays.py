@@ -22,7 +22,7 @@ def rays(wrong: Wrong, images: Tensor, *, eps: float, queries: int, tolerance: f
         wrong: the only thing that is asked. Where answers are random, by a majority of draws.
         images: (N, C, H, W) in [0, 1], answered right.
         eps: an image is through when its radius is this small.
-        queries: calls of ``wrong`` that an image may take.
+        queries: calls of ``wrong`` after which an image begins no other direction; a bisection under way ends.
         tolerance: of the bisection.
 
     Returns:

@@ -1,7 +1,7 @@
 import torch
 
 from fastdef.attacks import sign_hunter
-from fastdef.attacks._signs import blocks
+from fastdef.attacks._signs import blocks, corner
 
 
 def linear(weights):
@@ -51,3 +51,33 @@ def test_blocks_halve_until_they_are_single_values_and_begin_again():
     assert found[6][1] == 5
     assert found[7:12] == [(k, k + 1) for k in range(5)]
     assert found[12] == (0, 5)
+
+
+def test_single_values_come_once_before_it_begins_again():
+    found = [(block.start, block.stop) for _, block in zip(range(16), blocks(8), strict=False)]
+
+    assert found[7:] == [*((k, k + 1) for k in range(8)), (0, 8)]
+
+
+def test_a_flip_that_raises_nothing_does_not_stay():
+    image = torch.full((1, 1, 2, 2), 0.5)  # a single one
+    first, last = (
+        sign_hunter(
+            lambda points: torch.zeros(len(points)),
+            image,
+            eps=0.1,
+            queries=queries,
+            generator=torch.Generator().manual_seed(0),
+        )
+        for queries in (1, 8)
+    )
+
+    assert torch.equal(first, last)
+
+
+def test_a_corner_lies_where_its_signs_point_and_inside_the_range():
+    images = torch.tensor([0.5, 0.95]).view(2, 1, 1, 1).repeat(1, 1, 1, 2)
+
+    found = corner(images, torch.tensor([[1.0, -1.0], [1.0, -1.0]]), torch.tensor([0.1, 0.2]))
+
+    torch.testing.assert_close(found.flatten(1), torch.tensor([[0.6, 0.4], [1.0, 0.75]]))

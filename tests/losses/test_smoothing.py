@@ -26,3 +26,15 @@ def test_smoothness_does_not_change_with_scale():
 
     torch.testing.assert_close(smoothness(f), smoothness(f * 1e-3))
     torch.testing.assert_close(smoothness(torch.randn(1, 100_000)), torch.tensor([0.798]), rtol=0.02, atol=0)
+
+
+def test_smoothness_of_two_values_evenly_mixed_is_one_and_of_constant_features_zero():
+    f = torch.tensor([[-3.0, 3.0, 3.0, -3.0], [2.0, 2.0, 2.0, 2.0]])
+
+    torch.testing.assert_close(smoothness(f), torch.tensor([1.0, 0.0]))
+
+
+def test_delta_is_the_papers_where_none_is_given():
+    f = torch.tensor([[-0.01, 0.01]])
+
+    torch.testing.assert_close(smoothing_penalty(f)[0], torch.tensor(0.02))
