@@ -46,3 +46,38 @@ def test_it_is_the_paper_s_loop():
 
     torch.testing.assert_close(found, x.detach())
     assert not torch.allclose(mifgsm(model, images, labels, eps=0.1, step=0.02, steps=7, decay=0.0), found, atol=1e-3)
+
+
+class Given:
+    """A loss whose gradient at each step is the next of these rows."""
+
+    def __init__(self, *gradients):
+        self.gradients = list(gradients)
+
+    def __call__(self, logits, labels):
+        return (logits * torch.tensor(self.gradients.pop(0))).sum(1)
+
+
+def taken(*gradients, **options):
+    """Where gray images of two pixels end, in steps of 0.1."""
+    images = torch.full((len(gradients[0]), 2, 1, 1), 0.5)
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    how = {"eps": 0.5, "step": 0.1, "steps": len(gradients), "loss": Given(*gradients), **options}
+    scale = torch.ones(1, requires_grad=True)
+    found = mifgsm(lambda x: x.flatten(1) * scale, images, labels, **how)
+    return ((found - images).flatten(1) / 0.1).round().int().tolist()
+
+
+def test_each_gradient_counts_by_its_direction_whatever_its_size():
+    assert taken([[99.0, 1.0]], [[-1e-3, -1e-3]]) == [[2, 0]]  # (0.99, 0.01) - (0.5, 0.5): on, and back
+
+
+def test_an_image_s_gradient_is_measured_by_its_own_size():
+    assert taken([[99.0, 1.0], [1.0, 1.0]], [[-1.0, -1.0], [-1e3, -1e3]]) == [[2, 0], [1, 1]]
+
+
+def test_the_past_counts_as_much_as_the_present_where_no_decay_is_given():
+    first, second = [[4.0, 1.0]], [[-3.0, -2.0]]
+
+    assert taken(first, second) == taken(first, second, decay=1.0) == [[2, 0]]
+    assert taken(first, second, decay=0.5) == [[0, 0]]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastdef.attacks import cross_entropy, fgsm, frozen_eval, margin, mifgsm, pgd, projected_ascent
+from fastdef.attacks import cross_entropy, fgsm, frozen_eval, margin, mifgsm, pgd, projected_ascent, step_size
 
 ATTACKS = {
     "fgsm": lambda model, x, y, eps: fgsm(model, x, y, eps=eps),
@@ -209,10 +209,13 @@ def test_ascent_takes_any_objective():
         ({"eps": torch.tensor([0, 0.1, 0.2, 0.3, 1, 1.1])}, "eps in pixel units"),
         ({"eps": float("nan")}, "eps in pixel units"),
         ({"eps": torch.zeros(3)}, r"eps as a number or of shape \(6,\)"),
+        ({"eps": torch.zeros(7)}, r"eps as a number or of shape \(6,\)"),
+        ({"step": -0.5}, "finite step of at least 0, got -0.5"),
         ({"step": float("inf")}, "finite step"),
         ({"steps": 0}, "at least one step"),
         ({"steps": 1.5}, "a whole number"),
         ({"labels": torch.full((6,), 4)}, "4 classes, got a label 4"),
+        ({"labels": torch.full((6,), 9)}, "4 classes, got a label 9"),
         ({"images": torch.full((6, 3, 8, 8), 2.0)}, r"in \[0, 1\]"),
     ],
 )
@@ -234,3 +237,23 @@ def test_what_gives_no_gradient_is_refused(model, batch, name):
 def test_inference_mode_is_refused(model, batch):
     with torch.inference_mode(), pytest.raises(ValueError, match="needs gradients"):
         pgd(model, *batch, eps=0.1, step=0.1, steps=1)
+
+
+def test_fgsm_asks_once_at_the_image_itself(model, batch):
+    images, labels = batch
+    asked = []
+    model[0].register_forward_hook(lambda module, inputs, output: asked.append(inputs[0].detach().clone()))
+
+    fgsm(model, images, labels, eps=0.1)
+
+    assert len(asked) == 1
+    assert torch.equal(asked[0], images)
+
+
+def test_a_step_is_two_and_a_half_radii_over_their_number_and_at_most_one():
+    assert step_size(0.08, 20) == pytest.approx(0.01)
+    assert step_size(0.08, 2) == 0.08
+
+
+def test_the_whole_range_is_a_radius(model, batch):
+    assert pgd(model, *batch, eps=1.0, step=0.5, steps=1).shape == batch[0].shape

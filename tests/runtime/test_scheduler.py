@@ -174,3 +174,64 @@ def test_useful_evaluations_are_counted_one_by_one():
 
     assert stats.useful == 3 + 0 + 5 + 3
     assert stats.slot_steps >= stats.useful
+
+
+def test_a_few_images_take_the_fewest_slots_that_hold_them():
+    pool = made(1, 4, 16)
+
+    list(run(starts([3, 3]), pool, 0.0))
+
+    assert set(pool.made) == {4}
+
+
+def test_room_is_for_as_many_as_would_have_a_slot_or_wait_for_their_first():
+    plain, fair = (Scheduler(made(1, 4), 0.0, Stats(), quantum=quantum) for quantum in (None, 2))
+    rooms = []
+    for scheduler in (plain, fair):
+        for start in starts([50, 50, 50]):
+            scheduler.add(start)
+        rooms.append(scheduler.room)
+        scheduler.advance()
+        rooms.append(scheduler.room)
+
+    assert rooms == [1, 1, 1, 4]
+
+
+def test_who_had_a_slot_and_made_room_takes_none_from_those_to_come():
+    scheduler = Scheduler(made(1), 0.0, Stats(), quantum=1)
+    for start in starts([50, 50]):
+        scheduler.add(start)
+        scheduler.advance()  # the second takes the first one's slot
+
+    assert (len(scheduler), scheduler.room) == (2, 1)
+
+
+def turns(needs, *, quantum, later=()):
+    """Which image has the only slot, look by look; ``later`` comes after thirty."""
+
+    class Seen(Slots):
+        def advance(self):
+            seen.append(self.ids[0])
+            return super().advance()
+
+    seen = []
+    scheduler = Scheduler(
+        Made(lambda size: Seen(countdown, torch.zeros(size, 1, 1, 1)), [1]), 0.0, Stats(), quantum=quantum
+    )
+    queue = starts([*needs, *later])
+    for start in queue[: len(needs)]:
+        scheduler.add(start)
+    for look in range(60):
+        if look == 30:
+            for start in queue[len(needs) :]:
+                scheduler.add(start)
+        scheduler.advance()
+    return seen
+
+
+def test_images_take_turns_each_a_quantum_ahead_of_the_other():
+    assert turns([100, 100], quantum=5)[:35] == [0] * 5 + [1] * 10 + [0] * 10 + [1] * 10
+
+
+def test_who_had_long_makes_room_at_once_for_who_comes_late():
+    assert turns([100], quantum=5, later=[100]) == [0] * 30 + [1] * 30
