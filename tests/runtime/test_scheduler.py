@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -235,3 +236,39 @@ def test_images_take_turns_each_a_quantum_ahead_of_the_other():
 
 def test_who_had_long_makes_room_at_once_for_who_comes_late():
     assert turns([100], quantum=5, later=[100]) == [0] * 30 + [1] * 30
+
+
+@pytest.mark.parametrize("looks", [1, 5])
+def test_a_deadline_that_passes_while_an_image_waits_again_leaves_it_as_far_as_it_came(looks):
+    scheduler = Scheduler(made(1), 0.0, Stats(), quantum=looks)
+    first, second = starts([50, 50])
+    scheduler.add(replace(first, deadline=time.monotonic() + 3600))
+    for _ in range(looks):
+        scheduler.advance()
+    scheduler.add(second)
+    scheduler.advance()  # the second has the slot
+    (_, _, waits), *_ = scheduler._waiting
+    scheduler.remove({first.id})
+    scheduler.add(replace(waits, deadline=0.0))
+
+    (end,) = scheduler.advance()
+
+    assert (end.id, end.expired, end.started, end.steps) == (first.id, True, True, looks)
+
+
+def test_the_one_that_had_most_makes_room():
+    entered = []
+
+    class Seen(Slots):
+        def evict(self, slots):
+            entered.append([self.ids[slot] for slot in slots])
+            return super().evict(slots)
+
+    scheduler = Scheduler(Made(lambda size: Seen(countdown, torch.zeros(size, 1, 1, 1)), [2]), 0.0, Stats(), quantum=3)
+    for start in starts([100, 100, 100]):
+        for _ in range(5):
+            scheduler.advance()
+        scheduler.add(start)
+    scheduler.advance()
+
+    assert entered == [[0]]
