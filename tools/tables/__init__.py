@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from tools.tables import cifar10, deployment, speed, worth
+from tools.tables import cifar10, cifar10_afa, deployment, speed, worth
 from tools.tables._results import CPU as CPU
 from tools.tables._results import ROOT as ROOT
 
@@ -21,12 +21,17 @@ _FUNCTIONS = (
     speed.growth,
     speed.price,
     speed.solvers,
+    speed.solvers_adaptive,
     speed.agreement,
     worth.sweep,
     cifar10.cifar10_paper,
     cifar10.cifar10_static,
     cifar10.cifar10_thresholds,
     cifar10.cifar10_solvers,
+    cifar10_afa.cifar10_afa,
+    cifar10_afa.cifar10_strongest,
+    cifar10_afa.cifar10_generators,
+    cifar10_afa.cifar10_both,
     deployment.replicas,
     deployment.replicas_on_paper,
 )
