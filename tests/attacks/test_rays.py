@@ -101,3 +101,12 @@ def test_each_answer_of_a_bisection_counts_once():
     rays(wrong, torch.full((1, 1, 2, 2), 0.5), eps=0.1, queries=6, tolerance=0.25)
 
     assert len(calls) == 6
+
+
+def test_the_first_direction_is_up():
+    wrong, calls = beyond(2.0)  # which no point is
+
+    rays(wrong, torch.full((1, 1, 2, 2), 0.5), eps=0.1, queries=2)
+
+    assert torch.equal(calls[0], torch.ones(1, 1, 2, 2))
+    assert torch.equal(calls[1], torch.zeros(1, 1, 2, 2))
