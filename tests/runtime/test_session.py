@@ -202,3 +202,40 @@ def test_slots_go_back_when_nothing_is_under_way(defense_for, model, images):
     assert there > 0
     assert sum(map(len, defense._steps._idle.values())) >= there
     assert session.has_capacity
+
+
+def test_what_was_no_image_gets_no_slot_and_says_so_between_others(defense_for, model, images):
+    defense = defense_for(model, images, slots=4, outer_loops=2)
+    session = defense.session()
+    good, bad, last = (session.add(Request(images[n], n, valid=n != 1)) for n in range(3))
+    first = {result.request_id: result for result in session.step()}
+    results = dict(first)
+    while session.unfinished:
+        results.update((result.request_id, result) for result in session.step())
+
+    assert set(first) == {bad}  # it waits for nothing
+    found = results[bad]
+    assert (found.invalid, found.started, found.expired, found.converged) == (True, False, False, False)
+    assert found.steps == 0
+    assert found.logits.isnan().all()
+    assert not any(results[number].invalid for number in (good, last))
+
+
+@pytest.mark.parametrize("loops", [1, 2])
+def test_what_is_withdrawn_when_it_is_smoothed_and_not_classified_yet_has_no_result(defense_for, model, images, loops):
+    defense = defense_for(model, images, slots=8, outer_loops=loops, deterministic=True)
+    expected = defense.defend(images)
+    session = defense.session(classify_batch=64)
+    for number, image in enumerate(images):
+        session.add(Request(image, number))
+    while len(session._smoothed) < 3:
+        session.step()
+    withdrawn = session._smoothed[1].id // loops
+
+    session.cancel(withdrawn)
+    results = {}
+    while session.unfinished:
+        results.update((result.request_id, result) for result in session.step())
+
+    assert sorted(results) == sorted(set(range(24)) - {withdrawn})
+    assert all(torch.equal(result.logits, expected.logits[number]) for number, result in results.items())
