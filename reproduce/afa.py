@@ -107,6 +107,7 @@ def stages(plan: Plan, out: Path) -> list[Stage]:
     for name in _names(plan):
         if name in BLACK_BOX:
             command = ["evaluate-adaptive", str(out / name / "model.safetensors"), *common, "--rows", "0,2"]
+            command += ["--budget", "quick"]  # smoke has 16 images
             command += ["--surrogate", str(out / "surrogate" / "model.safetensors"), "--report", str(out / "bb" / name)]
             found.append(Stage(f"black-box-{name}", command, out / "bb" / name / "settings.json"))
     return found

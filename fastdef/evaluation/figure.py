@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _CHANNELS = 12  # lines that can still be told apart
+_STYLES = ("-", ":", "--", "-.")  # of a model whole, and of its parts
 
 
 def draw_strengths(models: Mapping[str, Strengths], path: Path, *, title: str) -> None:
@@ -45,7 +46,7 @@ def strengths_figure(models: Mapping[str, Strengths], *, title: str) -> "Figure"
 
 
 def _accuracies(axis: Any, models: Mapping[str, Strengths]) -> None:
-    for name, strengths in models.items():
+    for number, (name, strengths) in enumerate(models.items()):
         eps = [value * 255 for value in strengths.strengths]
         for index, (row, accuracies) in enumerate(strengths.rows.items()):
             values = [100 * accuracy.value for accuracy in accuracies]
@@ -53,23 +54,23 @@ def _accuracies(axis: Any, models: Mapping[str, Strengths]) -> None:
                 [100 * max(0.0, a.value - a.interval[0]) for a in accuracies],
                 [100 * max(0.0, a.interval[1] - a.value) for a in accuracies],
             ]
-            style = "-" if index == 0 else ":"
             label = name if len(strengths.rows) == 1 else f"{name}: {row}"
-            axis.errorbar(eps, values, yerr=spread, marker="o", markersize=3, linestyle=style, capsize=2, label=label)
+            looks = {"color": f"C{number}", "linestyle": _STYLES[index % len(_STYLES)], "capsize": 2}
+            axis.errorbar(eps, values, yerr=spread, marker="o", markersize=3, label=label, **looks)
     axis.set_ylim(0, 100)
     axis.set_ylabel("accuracy, %, with 95 % interval")
     axis.set_xlabel("eps of white-box PGD, 255ths")
-    axis.legend(fontsize=7)
+    many = len(axis.get_legend_handles_labels()[1]) > 8
+    axis.legend(fontsize=6 if many else 7, ncols=2 if many else 1, loc="upper right")
 
 
 def _weights(axis: Any, models: Mapping[str, Strengths]) -> None:
-    for name, strengths in models.items():
+    for number, (name, strengths) in enumerate(models.items()):
         weights = [shift.w1 for shift in strengths.shifts if shift.w1 is not None]
         if weights:
             means, deviations = zip(*weights, strict=True)
-            axis.errorbar(
-                [eps * 255 for eps in strengths.strengths], means, deviations, marker="o", capsize=3, label=name
-            )
+            eps = [value * 255 for value in strengths.strengths]
+            axis.errorbar(eps, means, deviations, color=f"C{number}", marker="o", capsize=3, label=name)
     if not axis.lines:
         axis.text(0.5, 0.5, "no model here has a fusing weight", ha="center", transform=axis.transAxes)
     else:
