@@ -162,9 +162,12 @@ def test_a_full_queue_is_503_with_a_time_to_come_again(serve, defense, images):
     assert int(headers["retry-after"]) >= 1
 
 
-def test_an_image_whose_smoothing_never_began_is_503(serve, worker, defense, images):
+def test_an_image_whose_smoothing_never_began_is_503(serve, defense, images):
+    from fastdef.serving import Worker
+
     gate, noise = threading.Event(), defense.noise
-    defense.noise = lambda *given: gate.wait(60) and noise(*given)
+    defense.noise = lambda *given: gate.wait(60) and noise(*given)  # before a worker has begun to use it
+    worker = Worker(defense, SHAPE)
     worker.submit(images[0])
     server = serve(worker)
 
