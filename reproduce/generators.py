@@ -3,7 +3,7 @@
     python -m reproduce.generators STAGE1 --root FOLDER --out DIR [--epochs 3] [--train-limit 10000]
 
 The paper's Fig. 6 has W1 rise. Each variant changes one thing: how wide the generator is, where it looks, how fast it
-learns, or whether it is told the strengths. Of each: W1 by strength; how well W1 tells attacked images from clean ones
+learns, or whether it is given the strengths. Of each: W1 by strength; how well W1 tells attacked images from clean ones
 (AUC: 0.5 is chance); accuracy clean and attacked, and what the attack on W0 leaves. What is done is not done again.
 """
 
@@ -57,8 +57,8 @@ VARIANTS = {
     "at every batch norm": Variant(placement="layerwise"),
     "ten times the learning rate": Variant(lr=0.1),
     "clean and 8/255 alone": Variant(strengths=(0.0, 8.0)),
-    "told the strengths": Variant(supervision=1.0),
-    "told them, at every batch norm": Variant(placement="layerwise", supervision=1.0),
+    "given the strengths": Variant(supervision=1.0),
+    "given them, at every batch norm": Variant(placement="layerwise", supervision=1.0),
 }
 
 
