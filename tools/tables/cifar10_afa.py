@@ -22,6 +22,7 @@ _MODELS = {
     "afa": "AFA alone",
     "undefended": "AFA with the smoothing loss",
     "both": "the same with Active Defense",
+    "polyak": "the same by Polyak's steps",
 }
 
 
