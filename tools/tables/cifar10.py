@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tools.tables._results import read, table
+from tools.tables._results import headlined, read, table
 
 _TRAININGS = {
     "standard": "WRN-10-2, 10 epochs, without the loss",
@@ -31,7 +31,7 @@ def cifar10_paper() -> str:
     from reproduce.smoothing import PAPER, STANDARD_DEFENDED  # not with the pages' other tables: it imports torch
 
     report = read("cifar10/adaptive/report.json")
-    best = next(line for line in report["lines"] if report["headline_of"] == f"{line['row']} {line['name']}")
+    best = headlined(report)
     rows = []
     for (eps, loops), paper in PAPER.items():
         found = read(f"cifar10/static-smoothed-eps{eps}.json")["rows"][f"outer_loops = {loops}"]

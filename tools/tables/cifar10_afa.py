@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tools.tables._results import read, table
+from tools.tables._results import headlined, read, table
 
 _TRAININGS = {  # model: what it is
     "standard": "standard",
@@ -51,7 +51,7 @@ def cifar10_strongest() -> str:
     for name, said in _TRAININGS.items():
         found = models[name]["strongest"]
         ours = [100 * found[attack]["value"] if attack in found else None for attack in _STRONGEST]
-        ours.append(_black_box(name))
+        ours.append(_black_box(name) if name in BLACK_BOX else None)
         papers = (*STRONGEST.get(name, (None,) * 3), BLACK_BOX.get(name))
         rows.append([said, *_pairs(papers, ours)])
     heads = ["eps 8, paper / ours, in %", "FGSM", "C&W", "adaptive, on W0", "images of another network"]
@@ -76,7 +76,7 @@ def cifar10_both() -> str:
     for name, said in _MODELS.items():
         report = read(f"cifar10/both/{name}.json")
         clean = next(line for line in report["lines"] if (line["row"], line["name"]) == (0, "clean"))
-        best = next(line for line in report["lines"] if report["headline_of"] == f"{line['row']} {line['name']}")
+        best = headlined(report)
         low, high = (f"{100 * end:.0f}" for end in best["interval"])
         percents = (f"{clean['mean']:.1%}", f"**{report['headline']:.1%}**", f"{low} to {high}")
         rows.append([said, str(best["count"]), *percents, report["headline_of"]])
@@ -94,10 +94,7 @@ def _pairs(papers: tuple[float | None, ...], ours: list[float | None] | list[flo
     return [" / ".join(f"{value:.1f}" for value in pair if value is not None) for pair in pairs]
 
 
-def _black_box(name: str) -> float | None:
-    try:
-        report = read(f"cifar10/afa/black-box-{name}.json")
-    except FileNotFoundError:
-        return None
+def _black_box(name: str) -> float:
+    report = read(f"cifar10/afa/black-box-{name}.json")
     line = next(line for line in report["lines"] if line["name"] == "PGD on the surrogate")
     return float(100 * line["mean"])

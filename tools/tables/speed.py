@@ -1,8 +1,6 @@
 """How fast training, defense and exports are, and what a defended image costs."""
 
-from typing import Any
-
-from tools.tables._results import read, table
+from tools.tables._results import called, read, table
 
 
 def training() -> str:
@@ -137,19 +135,15 @@ def solvers() -> str:
 def solvers_adaptive() -> str:
     """The same under adaptive attacks, each solver by its own."""
     reports = {name: read(f"solvers-adaptive/{name}.json") for name in ("gradient", "polyak-0.005", "polyak-0.02")}
-    lines = {name: {_called(line): line for line in report["lines"]} for name, report in reports.items()}
+    lines = {name: {called(line): line for line in report["lines"]} for name, report in reports.items()}
     rows = []
-    for called, line in lines["gradient"].items():
+    for key, line in lines["gradient"].items():
         if line["count"] == max(one["count"] for one in lines["gradient"].values()):
-            rows.append([called.removeprefix("0 "), *(f"{lines[name][called]['mean']:.1%}" for name in reports)])
+            rows.append([key.removeprefix("0 "), *(f"{lines[name][key]['mean']:.1%}" for name in reports)])
     judged = (f"{report['headline']:.1%}" for report in reports.values())
     count = reports["gradient"]["settings"]["images"]
     heads = [f"{count} images, the mean over the noise", *(name.replace("-", " ") for name in reports)]
     return table(heads, [*rows, ["the lowest, judged by other noise", *judged]])
-
-
-def _called(line: dict[str, Any]) -> str:
-    return f"{line['row']} {line['name']}"
 
 
 def agreement() -> str:

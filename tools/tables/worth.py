@@ -4,13 +4,13 @@ import textwrap
 from collections.abc import Iterable
 from typing import Any
 
-from tools.tables._results import read, table
+from tools.tables._results import headlined, read, table
 
 
 def headline() -> str:
     """The README's number, with its price beside it."""
     demo, report = read("demo.json"), read("adaptive-smoothing/report.json")
-    best = next(line for line in report["lines"] if report["headline_of"] == f"{line['row']} {line['name']}")
+    best = headlined(report)
     low, high = (100 * end for end in best["interval"])
     machine = demo["machine"]
     ours, plain, cost = (demo[key] for key in ("images_per_second", "images_per_second_naive", "times_undefended"))
@@ -29,7 +29,7 @@ def demo() -> str:
     """What ``make demo`` prints of Active Defense."""
     found = read("demo.json")
     adaptive = found["adaptive"]
-    best = next(line for line in adaptive["lines"] if adaptive["headline_of"] == f"{line['row']} {line['name']}")
+    best = headlined(adaptive)
     rows = [
         ["clean", f"{found['clean']:.1%}", f"{found['defended_clean']:.1%}"],
         ["static attack: PGD-20 at 8/255", f"{found['attacked']:.1%}", f"{found['defended_attacked']:.1%}"],
