@@ -1,6 +1,7 @@
 """Which test runs which line? A pytest plugin, around each test, and what it found."""
 
 import json
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ class Cover:
         self._coverage.switch_context(item.nodeid)
         begin = time.perf_counter()
         yield
+        assert sys.gettrace() is not None, f"{item.nodeid} ended all tracing: the lines of what follows are not known"
         self._seconds[item.nodeid] = time.perf_counter() - begin
         self._coverage.switch_context(BETWEEN)
 

@@ -1,6 +1,7 @@
 """AutoAttack, by its library: as it is published, or with less effort where a budget says so."""
 
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -124,9 +125,9 @@ def _classes(model: nn.Module, images: Tensor) -> int:
 
 @contextmanager
 def _seeded(seed: int, images: Tensor) -> Iterator[None]:
-    """It seeds torch's global generators, and logs what it thinks of the model: both stay in here."""
+    """It seeds torch's global generators, logs what it thinks of the model and ends all tracing: it stays in here."""
     logger = logging.getLogger("auto-attack")
-    level = logger.level
+    level, debugger = logger.level, sys.gettrace()
     logger.setLevel(logging.ERROR)
     devices = [images.device] if images.is_cuda else []
     try:
@@ -134,4 +135,5 @@ def _seeded(seed: int, images: Tensor) -> Iterator[None]:
             torch.manual_seed(seed)
             yield
     finally:
+        sys.settrace(debugger)
         logger.setLevel(level)

@@ -34,6 +34,19 @@ def test_it_stays_in_the_ball_and_leaves_the_global_generator_alone(model, batch
     assert (first - batch[0]).abs().max() <= EPS + 1e-6
 
 
+def test_a_debugger_goes_on_tracing(model, batch):
+    def debugger(frame, event, arg):
+        return None
+
+    before = sys.gettrace()
+    sys.settrace(debugger)
+    try:
+        standard(model, *batch, eps=EPS, effort=EFFORT, seed=1)
+        assert sys.gettrace() is debugger
+    finally:
+        sys.settrace(before)
+
+
 def test_square_hands_back_its_best_points(model, batch):
     found = square(model, *batch, eps=EPS, queries=5, seed=0)
 
