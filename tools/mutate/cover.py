@@ -25,18 +25,32 @@ class Cover:
     def __init__(self, tree: Path) -> None:
         self._tree = tree
         self._seconds: dict[str, float] = {}
+        self._uses: dict[str, list[str]] = {}
+        self._shared: dict[str, float] = {}  # seconds of a fixture that several tests share
+        self._sharing = 0.0  # of them, in this test
         self._coverage = coverage.Coverage(data_file=None, include=[f"{tree}/fastdef/*"])
         self._coverage.start()
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        """Setup, call and teardown count as the test's."""
+        """Setup, call and teardown count as the test's, but for what others share."""
         self._coverage.switch_context(item.nodeid)
-        begin = time.perf_counter()
+        begin, self._sharing = time.perf_counter(), 0.0
         yield
         assert sys.gettrace() is not None, f"{item.nodeid} ended all tracing: the lines of what follows are not known"
-        self._seconds[item.nodeid] = time.perf_counter() - begin
+        self._seconds[item.nodeid] = time.perf_counter() - begin - self._sharing
+        self._uses[item.nodeid] = list(getattr(item, "fixturenames", ()))
         self._coverage.switch_context(BETWEEN)
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[object]) -> Iterator[None]:
+        """A fixture that outlives one test counts for each that uses it: alone, it would have to make it."""
+        begin = time.perf_counter()
+        yield
+        if fixturedef.scope != "function":
+            seconds = time.perf_counter() - begin
+            self._sharing += seconds
+            self._shared[fixturedef.argname] = max(seconds, self._shared.get(fixturedef.argname, 0.0))
 
     def write(self, path: Path) -> None:
         """``{"seconds": {test: s}, "lines": {module: {line: [test, ...]}}}``, as JSON."""
@@ -46,7 +60,9 @@ class Cover:
         for file in data.measured_files():
             module = str(Path(file).relative_to(self._tree))
             lines[module] = {line: sorted(tests) for line, tests in data.contexts_by_lineno(file).items()}
-        path.write_text(json.dumps({"seconds": self._seconds, "lines": lines}))
+        shared = {test: sum(self._shared.get(name, 0.0) for name in names) for test, names in self._uses.items()}
+        seconds = {test: own + shared[test] for test, own in self._seconds.items()}
+        path.write_text(json.dumps({"seconds": seconds, "lines": lines}))
 
 
 class Covered:
