@@ -182,12 +182,20 @@ class Session:
         images = program.place(torch.stack([work.request.image for work in works]))
         ids = torch.tensor([work.noise_id for work in works])
         for loop in range(program.outer_loops):
-            given = [work.request.noise for work in works]
-            noise = program.noise(ids, loop, images) if None in given else program.place(torch.stack(given))  # type: ignore[arg-type]
+            noise = self._noise([work.request.noise for work in works], ids, loop, images)
             for work, image in zip(works, images + noise, strict=True):
                 request, id = work.request, work.id * program.outer_loops + loop
                 limit = program.max_steps if request.max_steps is None else request.max_steps
                 self._scheduler.add(LoopRequest(id, image, limit, request.deadline))
+
+    def _noise(self, own: list[Tensor | None], ids: Tensor, loop: int, images: Tensor) -> Tensor:
+        """(N, C, H, W) noise: a request's own, or the program's where it has none."""
+        given = [noise for noise in own if noise is not None]
+        if len(given) == len(own):
+            return self._program.place(torch.stack(given))
+        drawn = self._program.noise(ids, loop, images)
+        rows = [row if noise is None else self._program.place(noise) for row, noise in zip(drawn, own, strict=True)]
+        return torch.stack(rows) if given else drawn
 
     def _finish(self) -> list[Result]:
         """Classify what has been smoothed; the results of the requests whose outer loops have all ended."""

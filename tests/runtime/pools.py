@@ -8,14 +8,14 @@ class Made:
     """Slots by size, each made once."""
 
     def __init__(self, make, sizes):
-        self.make, self.sizes, self.made = make, sizes, {}
+        self.make, self.sizes, self.made, self.released = make, sizes, {}, []
 
     def acquire(self, size, like):
         self.made[size] = self.make(size)
         return self.made[size]
 
     def release(self, slots):
-        pass
+        self.released.append(slots.size)
 
 
 def run(starts, pool, delta, stats=None, **options):
@@ -26,3 +26,13 @@ def run(starts, pool, delta, stats=None, **options):
         while rest and scheduler.room > 0:
             scheduler.add(rest.pop(0))
         yield from scheduler.advance()
+
+
+def drain(session, most=10_000):
+    """Every result that is left, by its request's number; a session that does not come to its end fails."""
+    results = {}
+    for _ in range(most):
+        if not session.unfinished:
+            return results
+        results.update((result.request_id, result) for result in session.step())
+    raise AssertionError(f"{session.unfinished} requests have no result after {most} steps")

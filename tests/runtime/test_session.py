@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from fastdef.defense import ActiveDefense, Request
+from tests.runtime.pools import drain
 
 
 def starved(defense, monkeypatch, room):
@@ -37,9 +38,7 @@ def test_batch_stream_and_session_are_bitwise_equal_when_deterministic(defense_f
     stream = list(defense.stream(images, ids=ids.tolist()))
     session = defense.session(classify_batch=1, quantum=3)
     numbers = [session.add(Request(image, noise_id)) for image, noise_id in zip(images, ids.tolist(), strict=True)]
-    alone = {}
-    while session.unfinished:
-        alone.update((result.request_id, result) for result in session.step())
+    alone = drain(session)
 
     assert same(defense, stream, batch)
     assert same(defense, [alone[number] for number in numbers], batch)
@@ -70,12 +69,11 @@ def test_out_of_memory_the_slots_are_halved_and_every_image_is_answered(
 
 
 def by_session(defense, images):
-    session, steps = defense.session(quantum=2), {}
+    session = defense.session(quantum=2)
     for number, image in enumerate(images):
         assert session.add(Request(image, number)) == number
-    while session.unfinished:
-        steps.update((result.request_id, result.steps) for result in session.step())
-    return [steps[number] for number in range(len(images))]
+    results = drain(session)
+    return [results[number].steps for number in range(len(images))]
 
 
 def test_out_of_memory_in_the_midst_of_a_stream_nothing_is_lost_or_answered_twice(
@@ -126,9 +124,7 @@ def test_what_is_withdrawn_has_no_result_and_the_others_have_theirs(defense_for,
     for number in (0, 3, 10, 23):
         session.cancel(number)
     session.cancel(99)
-    results = {}
-    while session.unfinished:
-        results.update((result.request_id, result) for result in session.step())
+    results = drain(session)
 
     assert sorted(results) == sorted(set(range(24)) - {0, 3, 10, 23})
     assert all(torch.equal(result.logits, expected.logits[number]) for number, result in results.items())
@@ -139,9 +135,7 @@ def test_a_deadline_that_passes_before_a_slot_is_no_answer(defense_for, model, i
     session = defense.session()
     late = session.add(Request(images[0], 0, deadline=time.monotonic() - 1))
     good = session.add(Request(images[1], 1))
-    results = {}
-    while session.unfinished:
-        results.update((result.request_id, result) for result in session.step())
+    results = drain(session)
 
     assert (results[late].expired, results[late].started, results[late].converged) == (True, False, False)
     assert results[late].logits.isnan().all()
@@ -167,8 +161,7 @@ def test_without_a_seed_the_same_image_meets_new_noise_by_every_way(model, image
     for image in one:
         session.add(Request(image))
     seen = [*defense.defend(one).images, *defense.smooth(one).images, *(r.image for r in defense.stream(one))]
-    while session.unfinished:
-        seen += [result.image for result in session.step()]
+    seen += [result.image for result in drain(session).values()]
     seen += list(defense.noised(one))
 
     assert len({tuple(image.flatten().tolist()) for image in seen}) == len(seen) == 15
@@ -191,8 +184,7 @@ def test_slots_go_back_when_nothing_is_under_way(defense_for, model, images):
     defense = defense_for(model, images, slots=4)
     session = defense.session()
     session.add(Request(images[0], 0))
-    while session.unfinished:
-        session.step()
+    drain(session)
     there = sum(map(len, defense._steps._idle.values()))
 
     stream = defense.stream(images)
@@ -209,9 +201,7 @@ def test_what_was_no_image_gets_no_slot_and_says_so_between_others(defense_for, 
     session = defense.session()
     good, bad, last = (session.add(Request(images[n], n, valid=n != 1)) for n in range(3))
     first = {result.request_id: result for result in session.step()}
-    results = dict(first)
-    while session.unfinished:
-        results.update((result.request_id, result) for result in session.step())
+    results = first | drain(session)
 
     assert set(first) == {bad}  # it waits for nothing
     found = results[bad]
@@ -233,9 +223,7 @@ def test_what_is_withdrawn_when_it_is_smoothed_and_not_classified_yet_has_no_res
     withdrawn = session._smoothed[1].id // loops
 
     session.cancel(withdrawn)
-    results = {}
-    while session.unfinished:
-        results.update((result.request_id, result) for result in session.step())
+    results = drain(session)
 
     assert sorted(results) == sorted(set(range(24)) - {withdrawn})
     assert all(torch.equal(result.logits, expected.logits[number]) for number, result in results.items())

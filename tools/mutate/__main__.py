@@ -31,7 +31,7 @@ TESTS = {  # of each directory or module, the longest that fits; a test beyond t
     "fastdef/evaluation": "tests/evaluation",
     "fastdef/losses": "tests/losses tests/training/test_branches.py",
     "fastdef/runtime/scheduler.py": "tests/runtime/test_scheduler.py tests/runtime/test_session.py",
-    "fastdef/runtime/session.py": "tests/runtime/test_session.py tests/defense/test_active.py",
+    "fastdef/runtime/session.py": "tests/runtime/test_session_alone.py tests/runtime/test_session.py",
     "fastdef/serving": "tests/serving",
 }
 # Figures that somebody chose and no test should repeat.
