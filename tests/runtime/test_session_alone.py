@@ -33,7 +33,8 @@ def log_probabilities(answer):
 class Recorder:
     """The parts of a program, and what they were asked for."""
 
-    def __init__(self):
+    def __init__(self, added=lambda loop: loop):
+        self.added = added
         self.noised, self.classified, self.placed, self.drawn = [], [], [], count(100)
 
     def place(self, images):
@@ -41,9 +42,9 @@ class Recorder:
         return images
 
     def noise(self, ids, loop, images):
-        """``loop`` more steps, and ``loop`` more in the answer."""
+        """As many more steps, and as much more in the answer."""
         self.noised.append((ids.tolist(), loop))
-        return torch.full_like(images, float(loop))
+        return torch.full_like(images, float(self.added(loop)))
 
     def classify(self, images):
         self.classified.append(len(images))
@@ -106,14 +107,15 @@ def test_every_request_has_its_own_steps_image_and_answer(sizes, classify_batch,
     assert not any(results[n].expired or results[n].invalid for n in range(8))
 
 
-def test_over_outer_loops_steps_are_added_and_probabilities_averaged():
-    session = session_of(outer_loops=3)
+@pytest.mark.parametrize(("loops", "steps"), [(2, 2 + 3), (3, 2 + 3 + 4)])
+def test_over_outer_loops_steps_are_added_and_probabilities_averaged(loops, steps):
+    session = session_of(outer_loops=loops)
     session.add(Request(image(2, answer=0.5)))
 
     result = drain(session)[0]
 
-    expected = torch.stack([log_probabilities(0.5 + loop) for loop in range(3)]).exp().mean(0).log()
-    assert result.steps == 2 + 3 + 4
+    expected = torch.stack([log_probabilities(0.5 + loop) for loop in range(loops)]).exp().mean(0).log()
+    assert result.steps == steps
     assert torch.allclose(result.logits, expected)
     assert torch.equal(result.image, image(0, answer=0.5))  # of the first
     assert result.converged
@@ -185,12 +187,28 @@ def test_as_many_are_noised_together_as_there_are_slots():
     recorder = Recorder()
     session = session_of(recorder, sizes=(1, 3))
     for number in range(7):
-        session.add(Request(image(1), number))
+        session.add(Request(image(90), number))
 
+    session.step()
+    first = list(recorder.noised)
     drain(session)
 
     assert session.chunk == 3
+    assert first == [([0, 1, 2], 0)]  # the others wait for slots
     assert [ids for ids, _ in recorder.noised] == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def test_none_is_noised_before_there_is_room_for_one():
+    recorder = Recorder()
+    session = session_of(recorder, sizes=(3,))
+    session.add(Request(image(90), 0))
+    session.step()
+    for number in range(1, 8):
+        session.add(Request(image(90), number))
+
+    session.step()
+
+    assert [ids for ids, _ in recorder.noised] == [[0], [1, 2, 3]]  # 3 waits, to be the first
 
 
 @pytest.mark.parametrize(("loops", "most"), [(1, 4), (2, 2), (3, 2)])
@@ -353,6 +371,19 @@ def test_what_is_withdrawn_has_no_result_wherever_it_is(loops, withdrawn, steps)
     assert [results[n].steps for n in rest] == [loops * needs[n] + loops - 1 for n in rest]
 
 
+@pytest.mark.parametrize("request_id", [0, 1])
+def test_what_is_withdrawn_between_smoothing_and_classifying_has_no_result(request_id):
+    session = session_of(sizes=(16,), outer_loops=2, classify_batch=64, max_steps=1000)
+    for need in (1, 1, 300, 400, 500):
+        session.add(Request(image(need)))
+    while len(session._smoothed) < 4:
+        session.step()
+
+    session.cancel(request_id)
+
+    assert sorted(drain(session)) == sorted({0, 1, 2, 3, 4} - {request_id})
+
+
 def test_withdrawing_the_last_gives_the_slots_back():
     pool = Made(lambda size: Slots(countdown, torch.zeros(size, 2, 1, 1)), (2,))
     session = session_of(pool=pool)
@@ -428,6 +459,18 @@ def test_out_of_memory_it_begins_anew_with_half_the_slots(after):
 
     assert session.chunk == 1
     assert [results[n].steps for n in range(3)] == [61, 3, 41]
+
+
+def test_out_of_memory_what_an_outer_loop_ended_with_is_forgotten():
+    recorder = Recorder(lambda loop: -60 * loop)  # the second ends while the first is under way
+    session = session_of(recorder, pool=Short((1, 4), room=1, after=2), outer_loops=2, max_steps=1000)
+    for need in (61, 400):
+        session.add(Request(image(need)))
+
+    results = drain(session)
+
+    assert session.chunk == 1
+    assert [results[n].steps for n in (0, 1)] == [61 + 1, 400 + 340]
 
 
 def test_where_one_slot_is_too_much_the_request_is_still_there():
