@@ -5,8 +5,9 @@
     python -m tools.mutate --report       counts and survivors of what was run, as a table for docs/testing.md
 
 Each module is mutated in a copy of the tree under build/mutate. A mutant meets the tests that run the lines in which it
-differs, of the directories that mirror it, the fastest first. A session is a database a module: an interrupted run goes
-on where it was, and one whose module has changed begins anew. Several calls may run at once, on other modules.
+differs, of the directories that mirror it, the fastest first, and no more of them than take a few seconds. A session is
+a database a module: an interrupted run goes on where it was, and one whose module has changed begins anew. Several
+calls may run at once, on other modules.
 """
 
 import hashlib
@@ -99,8 +100,8 @@ def cover(tree: Path, tests: str) -> Path:
     file = BUILD / f"covered-{state.hexdigest()[:16]}.json"
     if not file.is_file():
         arguments = [option for option in forks.OPTIONS if option != "-x"] + tests.split()
-        code = f"from pathlib import Path; from tools.mutate import forks; forks.in_fork(Path({str(tree)!r}), "
-        code += f"{arguments!r}, cover=Path({str(file)!r}))"
+        code = f"from pathlib import Path; from tools.mutate import cover, forks; tree = Path({str(tree)!r}); "
+        code += f"forks.in_fork(tree, {arguments!r}, cover.Cover(tree, Path({str(file)!r})))"
         ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(ROOT), check=False)
         if ended.returncode:
             raise SystemExit(f"the tests fail unbroken: {tree.parent / 'pytest.log'}")

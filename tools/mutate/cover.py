@@ -11,7 +11,7 @@ from pathlib import Path
 import coverage
 import pytest
 
-MOST = 60.0
+MOST = 10.0  # seconds of tests that a mutant meets
 BETWEEN = ""  # the name of what no test runs: imports, and fixtures that outlive one
 
 
@@ -20,10 +20,12 @@ class Cover:
 
     Args:
         tree: the copy whose tests run.
+        path: of the file to write at the end.
     """
 
-    def __init__(self, tree: Path) -> None:
+    def __init__(self, tree: Path, path: Path) -> None:
         self._tree = tree
+        self._path = path
         self._seconds: dict[str, float] = {}
         self._uses: dict[str, list[str]] = {}
         self._shared: dict[str, float] = {}  # seconds of a fixture that several tests share
@@ -52,7 +54,7 @@ class Cover:
             self._sharing += seconds
             self._shared[fixturedef.argname] = max(seconds, self._shared.get(fixturedef.argname, 0.0))
 
-    def write(self, path: Path) -> None:
+    def pytest_sessionfinish(self) -> None:
         """``{"seconds": {test: s}, "lines": {module: {line: [test, ...]}}}``, as JSON."""
         self._coverage.stop()
         data = self._coverage.get_data()
@@ -62,7 +64,7 @@ class Cover:
             lines[module] = {line: sorted(tests) for line, tests in data.contexts_by_lineno(file).items()}
         shared = {test: sum(self._shared.get(name, 0.0) for name in names) for test, names in self._uses.items()}
         seconds = {test: own + shared[test] for test, own in self._seconds.items()}
-        path.write_text(json.dumps({"seconds": seconds, "lines": lines}))
+        self._path.write_text(json.dumps({"seconds": seconds, "lines": lines}))
 
 
 class Covered:
@@ -73,27 +75,21 @@ class Covered:
         self._seconds: dict[str, float] = found["seconds"]
         self._lines: dict[str, dict[str, list[str]]] = found["lines"]
 
-    def tests(self, module: str, lines: range) -> list[str]:
-        """The tests that run any of the lines, the fastest first.
+    def tests(self, module: str, lines: range) -> dict[str, float]:
+        """Tests that run any of the lines and their seconds, the fastest first, as many as ``MOST`` seconds hold.
 
-        What runs at the module's import, such as a constant, may show in a test that runs none of its lines: then all
-        tests of the files that have to do with the module, but for the slowest beyond ``MOST`` seconds.
+        What runs at the module's import, such as a constant, may show in a test that runs none of its lines: then it is
+        all tests of the files that have to do with the module.
         """
         own = self._lines.get(module, {})
         found = {test for line in lines for test in own.get(str(line), ())}
-        if BETWEEN not in found and found:
-            return self._sorted(found)
-        files = {_file(test) for tests in own.values() for test in tests}
-        several = self._sorted({test for test in self._seconds if _file(test) in files})
+        if BETWEEN in found or not found:
+            files = {_file(test) for tests in own.values() for test in tests}
+            found = {test for test in self._seconds if _file(test) in files}
+        several = sorted(found, key=self._seconds.__getitem__)
         ends = accumulate(self._seconds[test] for test in several)
-        return [test for test, end in zip(several, ends, strict=True) if end <= MOST]
-
-    def _sorted(self, tests: set[str]) -> list[str]:
-        return sorted(tests, key=self._seconds.__getitem__)
-
-    def seconds(self, tests: list[str]) -> float:
-        """What they took."""
-        return sum(self._seconds[test] for test in tests)
+        held = sum(end <= MOST for end in ends)
+        return {test: self._seconds[test] for test in several[: max(held, 1)]}
 
 
 def _file(test: str) -> str:

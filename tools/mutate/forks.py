@@ -14,13 +14,14 @@ import os
 import signal
 import socket
 import sys
-import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from multiprocessing import Pipe
 from pathlib import Path
+
+import pytest
 
 from tools.mutate.cover import Cover, Covered
 from tools.mutate.patch import patched
@@ -39,7 +40,7 @@ OPTIONS = (
     *("-q", "-x", "-m", "not slow and not gpu", "--assert=plain"),  # nobody reads how a mutant failed
     *("-p", "no:cacheprovider", "-p", "no:unraisableexception", "-p", "no:threadexception"),
 )
-SLACK = 20.0  # seconds beyond ten times what the tests took unbroken
+SLACK = 10.0  # seconds of a test beyond ten times what it took unbroken
 UNPATCHED = 71  # the status of a fork in which a mutant could not take the unbroken code's place
 
 
@@ -58,10 +59,9 @@ def main() -> None:
     while True:
         connection, _ = server.accept()
         tests = known.tests(str(module), changed(original, mutant) or range(1, 1_000_000))
-        seconds = 10 * known.seconds(tests) + SLACK
-        passed = warm.run(original, mutant, tests, seconds)
+        passed = warm.run(original, mutant, tests)
         if passed is None:
-            passed = run(tree, tests, seconds=seconds)
+            passed = run(tree, tests)
         connection.sendall(bytes([bool(passed)]))
         connection.close()
 
@@ -83,14 +83,13 @@ class Warm:
             self._ours.close()
             with suppress(EOFError):  # until the other end is gone
                 while True:
-                    original, mutant, tests, seconds = theirs.recv()
-                    before = partial(patched, original, mutant, mutant)
-                    theirs.send(run(tree, tests, seconds=seconds, before=before))
+                    original, mutant, tests = theirs.recv()
+                    theirs.send(run(tree, tests, before=partial(patched, original, mutant, mutant)))
             os._exit(0)
 
-    def run(self, original: Path, mutant: Path, tests: list[str], seconds: float) -> bool | None:
+    def run(self, original: Path, mutant: Path, tests: dict[str, float]) -> bool | None:
         """Whether tests pass; None where the mutant differs in what runs at import."""
-        self._ours.send((original, mutant, tests, seconds))
+        self._ours.send((original, mutant, tests))
         answer: bool | None = self._ours.recv()
         return answer
 
@@ -102,8 +101,8 @@ def changed(original: Path, mutant: Path) -> range:
     return range(codes[0][1] + 1, max(codes[-1][2], codes[0][1] + 1) + 1) if codes else range(0)
 
 
-def run(tree: Path, tests: list[str], *, seconds: float, before: Callable[[], bool] = lambda: True) -> bool | None:
-    """Whether tests pass, in a fork, in time; None where ``before``, called there, says that it cannot be done.
+def run(tree: Path, tests: dict[str, float], *, before: Callable[[], bool] = lambda: True) -> bool | None:
+    """Whether tests pass, in a fork, each in time; None where ``before``, called there, says that it cannot be done.
 
     Tests that nothing runs cannot notice anything, and pass.
     """
@@ -113,17 +112,30 @@ def run(tree: Path, tests: list[str], *, seconds: float, before: Callable[[], bo
     if child == 0:
         if not before():
             os._exit(UNPATCHED)
-        in_fork(tree, [*OPTIONS, *tests])
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            code = os.waitstatus_to_exitcode(status)
-            return None if code == UNPATCHED else code == 0
-        time.sleep(0.01)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return False
+        in_fork(tree, [*OPTIONS, *tests], Limit(tests))
+    _, status = os.waitpid(child, 0)
+    with suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)  # what it began
+    code = os.waitstatus_to_exitcode(status)
+    return None if code == UNPATCHED else code == 0
+
+
+class Limit:
+    """Ends the process at a test that takes far longer than it did unbroken: a mutant may never come to an end.
+
+    Args:
+        seconds: that each took.
+    """
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self._seconds = seconds
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        """The alarm is not caught."""
+        signal.setitimer(signal.ITIMER_REAL, 10 * self._seconds[item.nodeid] + SLACK)
+        yield
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def enter(tree: Path) -> None:
@@ -135,18 +147,13 @@ def enter(tree: Path) -> None:
     os.dup2(quiet, 2)
 
 
-def in_fork(tree: Path, arguments: list[str], *, cover: Path | None = None) -> None:
+def in_fork(tree: Path, arguments: list[str], plugin: Cover | Limit) -> None:
     """Run pytest in a session of its own, and never come back."""
     status = 70
     try:
-        import pytest
-
         os.setsid()
         enter(tree)
-        plugin = None if cover is None else Cover(tree)
-        status = int(pytest.main(arguments, plugins=[] if plugin is None else [plugin]))
-        if plugin is not None and cover is not None:
-            plugin.write(cover)
+        status = int(pytest.main(arguments, plugins=[plugin]))
     except BaseException:
         traceback.print_exc()
     finally:
