@@ -44,11 +44,15 @@ class Service:
         """The replies to a request's images; all are withdrawn when its client leaves.
 
         Raises:
-            Refusal: 400 for no image, or more than can ever wait; 503 where there is no room, the server ends or a
-                smoothing never began; 500 where the defense failed; 499 where the client left.
+            Refusal: 400 for no image, more than can ever wait, or a deadline that is none; 503 where there is no room,
+                the server ends or a smoothing never began; 500 where the defense failed; 499 where the client left.
         """
+        if not images:
+            raise Refusal(400, "needs at least one image, got none")
         if len(images) > self.worker.capacity:
             raise Refusal(400, f"needs at most {self.worker.capacity} images, got {len(images)}")
+        if deadline == math.inf:
+            raise Refusal(400, "needs a deadline that comes, in seconds, got inf")
         answers: list[asyncio.Future[Reply]] = []
         try:
             for image in images:  # one by one, so that those before a refusal are withdrawn

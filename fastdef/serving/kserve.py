@@ -99,8 +99,6 @@ def _parse(body: bytes, shape: tuple[int, int, int]) -> tuple[str | None, Tensor
     if given.get("name") != _INPUT or kind != "FP32" or tuple(sizes[1:]) != shape or len(values) != math.prod(sizes):
         needed = f"{_INPUT!r} of FP32 and shape [N, {', '.join(map(str, shape))}]"
         raise ValueError(f"needs {needed}, got {given.get('name')!r}, {kind}, {sizes} and {len(values)} values")
-    if not sizes[0] > 0 or (deadline is not None and not 0 < deadline < math.inf):
-        raise ValueError(f"needs at least one image and a deadline above 0, got {sizes[0]} and {deadline}")
     return request.get("id"), values.view(sizes), deadline
 
 

@@ -38,6 +38,18 @@ def worker(defense):
 
 
 @pytest.fixture
+def held(defense):
+    """A worker that has room for one image beyond its slots, and what has to be set before any gets anywhere."""
+    from fastdef.serving import Worker
+
+    gate, noise = threading.Event(), defense.noise
+    defense.noise = lambda *given: gate.wait(60) and noise(*given)  # before a worker has begun to use it
+    with Worker(defense, SHAPE, queue_size=1) as worker:
+        yield worker, gate
+        gate.set()
+
+
+@pytest.fixture
 def rough(defense):
     """The noise id of an image so rough that no number of steps would do."""
     noise, checker = defense.noise, (torch.arange(144).view(1, 12, 12) % 2) * 1e6
@@ -102,3 +114,13 @@ def serve():
     yield start
     for server in started:
         server.stop()
+
+
+@pytest.fixture
+def client():
+    """Asks an application in this process, without a socket."""
+    from starlette.testclient import TestClient
+
+    from fastdef.serving import application
+
+    return lambda worker, **options: TestClient(application(worker, classes=CLASSES, shape=SHAPE, **options))

@@ -236,3 +236,42 @@ def test_clients_are_not_mixed_up_and_malformed_requests_harm_nobody(serve, work
     for (_, id, _, answer), logits in zip(answered, expected.logits, strict=True):
         assert answer["id"] == id
         torch.testing.assert_close(torch.tensor(answer["probabilities"]), logits.exp(), rtol=1e-3, atol=1e-4)
+
+
+def test_the_interface_says_that_an_image_is_required(client, worker):
+    schema = client(worker).get("/openapi.json").json()
+
+    assert schema["paths"]["/classify"]["post"]["requestBody"]["required"] is True
+
+
+def test_a_worker_that_has_ended_is_not_healthy(client, worker):
+    server = client(worker)
+    worker.close()
+
+    answer = server.get("/health")
+
+    assert (answer.status_code, answer.json()) == (503, {"ok": False, "waiting": 0})
+
+
+def test_an_application_that_shuts_down_closes_its_worker(client, worker):
+    with client(worker) as server:
+        assert server.get("/health").status_code == 200
+
+    assert not worker.alive
+
+
+def test_the_metrics_are_those_of_all_that_answer_beside_it(client, worker):
+    async def merge(own):
+        return own + b"# and those of others\n"
+
+    answer = client(worker, merge=merge).get("/metrics")
+
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert "fastdef_images_total 0.0" in answer.text
+    assert answer.text.endswith("# and those of others\n")
+    assert "others" not in client(worker).get("/metrics").text
+
+
+def test_a_colour_that_is_none_is_refused_before_a_request_comes(client, worker):
+    with pytest.raises(ValueError, match="colour"):
+        client(worker, background="x")
