@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fastdef.serving.ledger import Ledger, merge
+from fastdef.serving.ledger import FRESH, Ledger, merge
 from fastdef.serving.metrics import Metrics
 from fastdef.serving.worker import Reply
 
@@ -53,7 +53,7 @@ def test_what_a_replica_tells_again_takes_the_place_of_what_it_told(counted):
 
 
 def test_a_replica_that_is_gone_leaves_its_counts_but_no_queue():
-    text = b"# TYPE waiting gauge\nwaiting 4.0\n# TYPE done counter\ndone_total 2.0\n"
+    text = b"# TYPE waiting gauge\nwaiting 4.0\n# TYPE done_total counter\ndone_total 2.0\n"
 
     told = values(merge([(text, True), (text, False)]))
 
@@ -64,3 +64,27 @@ def test_one_replica_s_metrics_are_its_own(counted):
     text = counted(2)
 
     assert values(merge([(text, True)])) == values(text)
+
+
+@pytest.mark.parametrize(("silent", "waiting"), [(0.0, 4.0), (FRESH - 1, 4.0), (FRESH + 1, None), (FRESH * 100, None)])
+def test_a_gauge_goes_with_a_replica_that_is_silent_and_its_counts_stay(monkeypatch, silent, waiting):
+    ledger, now = Ledger(), 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    ledger.put("a", b"# TYPE waiting gauge\nwaiting 4.0\n# TYPE done_total counter\ndone_total 2.0\n")
+
+    now += silent
+
+    told = values(ledger.merged())
+    assert told.get("waiting") == waiting
+    assert told["done_total"] == 2.0
+
+
+def test_a_silent_replica_leaves_its_histograms_and_when_its_counts_began():
+    text = b"# TYPE took histogram\ntook_bucket{le=\"+Inf\"} 3.0\ntook_count 3.0\ntook_sum 1.5\n"
+    text += b"# TYPE done_total counter\ndone_total 2.0\n# TYPE done_created gauge\ndone_created 50.0\n"
+
+    told = values(merge([(text, False), (text.replace(b"50.0", b"40.0"), False)]))
+
+    assert told == {'took_bucket{le="+Inf"}': 6.0, "took_count": 6.0, "took_sum": 3.0, "done_total": 4.0} | {
+        "done_created": 40.0
+    }

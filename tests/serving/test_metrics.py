@@ -41,8 +41,18 @@ def test_what_never_began_is_counted_alone(metrics):
 
 
 def test_capped_and_expired_are_told_apart(metrics):
-    metrics.count(reply(1.0, converged=False))
+    for _ in range(2):
+        metrics.count(reply(1.0, converged=False))
     metrics.count(reply(1.0, converged=False, expired=True))
 
     found = lines(metrics)
-    assert (float(found["fastdef_capped_total"]), float(found["fastdef_expired_total"])) == (1, 1)
+    assert (float(found["fastdef_capped_total"]), float(found["fastdef_expired_total"])) == (2, 1)
+
+
+def test_what_was_done_to_images_is_counted_by_its_kind(metrics):
+    for _ in range(2):
+        metrics.treat({"turned": 1, "converted": 2})
+
+    found = lines(metrics)
+    assert float(found['fastdef_treated_total{how="turned"}']) == 2
+    assert float(found['fastdef_treated_total{how="converted"}']) == 4

@@ -1,3 +1,4 @@
+import asyncio
 import json
 
 import pytest
@@ -29,3 +30,30 @@ def test_a_response_is_passed_on_as_it_is(status):
     answer = TestClient(Unanswered(JSONResponse({"a": 1}, status, {"x-own": "1"}))).get("/")
 
     assert (answer.status_code, answer.json(), answer.headers["x-own"]) == (status, {"a": 1}, "1")
+
+
+def sent(app, kind):
+    """All that is sent to a connection of that kind."""
+    messages = []
+
+    async def send(message):
+        messages.append(message)
+
+    asyncio.run(Unanswered(app)({"type": kind}, None, send))
+    return messages
+
+
+@pytest.mark.parametrize("kind", ["lifespan", "websocket"])
+def test_what_is_no_request_may_end_without_a_word_or_with_a_head(kind):
+    assert sent(silent, kind) == []
+    assert [message["type"] for message in sent(broken_off, kind)] == ["http.response.start"]
+
+
+def test_what_follows_a_body_is_passed_on_in_its_order():
+    given = [{"type": f"http.response.{part}"} for part in ("start", "body", "body", "trailers")]
+
+    async def app(scope, receive, send):
+        for message in given:
+            await send(message)
+
+    assert sent(app, "http") == given
