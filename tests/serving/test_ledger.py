@@ -80,7 +80,7 @@ def test_a_gauge_goes_with_a_replica_that_is_silent_and_its_counts_stay(monkeypa
 
 
 def test_a_silent_replica_leaves_its_histograms_and_when_its_counts_began():
-    text = b"# TYPE took histogram\ntook_bucket{le=\"+Inf\"} 3.0\ntook_count 3.0\ntook_sum 1.5\n"
+    text = b'# TYPE took histogram\ntook_bucket{le="+Inf"} 3.0\ntook_count 3.0\ntook_sum 1.5\n'
     text += b"# TYPE done_total counter\ndone_total 2.0\n# TYPE done_created gauge\ndone_created 50.0\n"
 
     told = values(merge([(text, False), (text.replace(b"50.0", b"40.0"), False)]))
