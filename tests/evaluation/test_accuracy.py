@@ -14,6 +14,22 @@ def test_the_interval_is_wilson_s(correct, count, low, high):
     assert found == pytest.approx((low, high), abs=5e-5)
 
 
+@pytest.mark.parametrize("count", [16, 27, 40])
+def test_the_interval_ends_at_none_and_at_all_whatever_the_rounding(count):
+    assert Accuracy(0, count).interval[0] >= 0
+    assert Accuracy(count, count).interval[1] <= 1
+
+
+def test_a_report_has_the_share_the_counts_and_the_interval():
+    found = Accuracy(3, 4)
+
+    assert found.to_json() == {"value": 0.75, "correct": 3, "count": 4, "interval": list(found.interval)}
+
+
+def test_an_accuracy_reads_as_a_share_with_its_counts_and_interval():
+    assert str(Accuracy(15, 148)) == "10.1% (15/148, 95 % interval 6.2% to 16.0%)"
+
+
 def test_counts_add_up():
     assert Accuracy(3, 4) + Accuracy(0, 1) == Accuracy(3, 5)
     assert str(Accuracy(3, 5)).startswith("60.0% (3/5")

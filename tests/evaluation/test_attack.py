@@ -5,34 +5,13 @@ import torch
 from torch import nn
 
 from fastdef.attacks import cross_entropy, fgsm, margin, pgd
-from fastdef.data import Dataset
 from fastdef.evaluation import Accuracy, Attack, accuracy, attacked_batches
 from fastdef.evaluation.attack import gradients_vanished
-
-
-class Brighter(nn.Module):
-    """Class 0 where the mean pixel is above a half, else class 1."""
-
-    def __init__(self, scale=10.0):
-        super().__init__()
-        self.scale = nn.Parameter(torch.tensor(scale))
-
-    def forward(self, x):
-        above = self.scale * (x.mean((1, 2, 3)) - 0.5)
-        return torch.stack([above, -above], 1)
-
-
-def images(*levels):
-    return torch.tensor(levels).view(-1, 1, 1, 1).expand(-1, 1, 2, 2).clone()
+from tests.evaluation.tiny import Brighter, Fickle, dataset, images
 
 
 def labels(*values):
     return torch.tensor(values)
-
-
-def dataset(*levels, label=0):
-    pixels = (255 * images(*levels)).to(torch.uint8)
-    return Dataset(pixels, torch.full((len(levels),), label), ("bright", "dark"), "made", "test")
 
 
 def test_an_attack_without_arguments_is_pgd_20_at_8_255ths_by_two_losses():
@@ -69,12 +48,22 @@ def test_one_step_is_fgsm_from_the_image_itself():
 def test_more_steps_begin_anywhere_in_the_ball_and_are_of_two_and_a_half_radii_together(steps):
     given, classes = images(0.9, 0.2), labels(0, 1)
 
-    found = Attack(eps=0.1, steps=steps, seed=3, losses=("cross_entropy",))(Brighter(), given, classes, batch=4)
+    found = Attack(eps=0.1, steps=steps, losses=("cross_entropy",))(Brighter(), given, classes)
 
-    generator = torch.Generator().manual_seed(3 * 1_000_003 + 4)
+    generator = torch.Generator().manual_seed(0)
     step = min(0.1, 0.25 / steps)
     expected = pgd(Brighter(), given, classes, eps=0.1, step=step, steps=steps, generator=generator)
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(("seed", "batch"), [(0, 0), (0, 1), (1, 0), (3, 4)])
+def test_every_batch_of_every_seed_begins_elsewhere(seed, batch):
+    given, classes, small = images(0.9, 0.2), labels(0, 1), {"eps": 0.1, "step": 0.01, "steps": 2}
+
+    found = Attack(seed=seed, losses=("margin",), **small)(Brighter(), given, classes, batch=batch)
+
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + batch)
+    assert torch.equal(found, pgd(Brighter(), given, classes, loss=margin, generator=generator, **small))
 
 
 def test_a_step_that_is_given_is_taken():
@@ -86,7 +75,7 @@ def test_a_step_that_is_given_is_taken():
 
 
 def test_a_batch_without_a_number_is_the_first():
-    given, classes, attack = images(0.6, 0.3), labels(0, 1), Attack(eps=0.1, steps=2)
+    given, classes, attack = images(0.6, 0.3), labels(0, 1), Attack(eps=0.1, steps=2, step=0.01)
 
     assert torch.equal(attack(Brighter(), given, classes), attack(Brighter(), given, classes, batch=0))
     assert torch.equal(attack.run(Brighter(), given, classes).images, attack(Brighter(), given, classes, batch=0))
@@ -187,8 +176,14 @@ def test_batches_of_one_image_are_batches():
     assert [batch.ids.tolist() for batch in found] == [[0], [1]]
 
 
+def test_batches_are_of_256_images_if_nothing_else_is_said():
+    found = attacked_batches(Brighter(), dataset(*[0.6] * 257), Attack(steps=1))
+
+    assert [len(batch.ids) for batch in found] == [256, 1]
+
+
 def test_every_batch_has_its_images_as_floats_its_labels_and_a_start_of_its_own():
-    data, attack = dataset(0.6, 0.6, 0.6), Attack(eps=0.01, steps=2, seed=1)
+    data, attack = dataset(0.6, 0.6, 0.6), Attack(eps=0.01, steps=2, step=0.001, seed=1)
 
     first, second = attacked_batches(Brighter(), data, attack, batch_size=2)
 
@@ -213,10 +208,6 @@ def test_an_accuracy_of_no_image_is_refused():
 
 
 def test_a_module_in_training_is_counted_in_eval_mode_and_left_in_training():
-    class Fickle(Brighter):
-        def forward(self, x):
-            return super().forward(x) * (-1 if self.training else 1)
-
     model = Fickle().train()
 
     found = accuracy(model, [(images(0.6, 0.3), labels(0, 1))])
@@ -226,10 +217,6 @@ def test_a_module_in_training_is_counted_in_eval_mode_and_left_in_training():
 
 
 def test_an_attack_judges_what_fell_in_eval_mode_and_leaves_the_model_as_it_was():
-    class Fickle(Brighter):
-        def forward(self, x):
-            return super().forward(x) * (-1 if self.training else 1)
-
     model = Fickle().train()
 
     attacked = Attack(eps=0.2, steps=2).run(model, images(0.6, 0.4), labels(0, 1))

@@ -1,23 +1,9 @@
 import pytest
 import torch
-from torch import nn
 
 from fastdef.evaluation.shift import Watch
 from fastdef.nn import convert_to_afa, convert_to_multi_bn, fusing_weights
-
-
-class Small(nn.Module):
-    """A classifier of two batch norms."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3)
-        self.conv2, self.bn2 = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
-        self.fc = nn.Linear(4, 2)
-
-    def forward(self, x):
-        x = self.bn1(self.conv1(x)).relu()
-        return self.fc(self.bn2(self.conv2(x)).relu().mean((2, 3)))
+from tests.evaluation.tiny import Small
 
 
 @pytest.fixture
