@@ -77,19 +77,20 @@ def test_a_model_has_one_colour_and_each_of_its_parts_a_style():
 
 
 def test_more_parts_than_styles_begin_with_the_first_style_again():
-    accuracy, *_ = panels({"model": measured(*"abcdef")})
+    accuracy, *_ = panels({"model": measured(*"abcdefghi")})
 
-    assert [container[0].get_linestyle() for container in accuracy.containers][3:] == ["-.", "-", ":"]
+    assert [container[0].get_linestyle() for container in accuracy.containers][3:] == ["-.", "-", ":", "--", "-.", "-"]
 
 
-@pytest.mark.parametrize(("count", "columns"), [(8, 1), (9, 2)])
+@pytest.mark.parametrize(("count", "columns"), [(1, 1), (8, 1), (9, 2)])
 def test_a_legend_of_more_than_eight_lines_is_smaller_and_in_two_columns(count, columns):
     accuracy, weight, *_ = panels({f"model {k}": measured(w1=((0.5, 0.1),) * 3) for k in range(count)})
 
     legend, usual = accuracy.get_legend(), weight.get_legend().get_texts()[0].get_fontsize()
     assert len(legend.get_texts()) == count
     assert legend._ncols == columns
-    assert (legend.get_texts()[0].get_fontsize() < usual) == (columns == 2)
+    size = legend.get_texts()[0].get_fontsize()
+    assert size < usual if columns == 2 else size == usual
 
 
 def test_accuracies_are_shown_from_none_to_all_and_weights_from_0_to_1():
@@ -145,6 +146,25 @@ def test_at_most_twelve_channels_of_the_last_model_are_followed_over_its_eps(cha
         for channel, line in enumerate(axis.lines):
             assert line.get_xdata().tolist() == pytest.approx([0, 4, 8])
             assert line.get_ydata().tolist() == [values(place, channel) for place in range(3)]
+
+
+def test_one_strength_alone_can_be_drawn():
+    alone = Strengths((8 / 255,), 20, {"model": [Accuracy(1, 2)]}, {}, "block1", [Shift((0.5, 0.1), [1.0], [2.0])], {})
+
+    accuracy, weight, mean, variance = panels({"model": alone})
+
+    shown = [accuracy.containers[0][0], weight.containers[0][0], *mean.lines, *variance.lines]
+    assert [line.get_xdata().tolist() for line in shown] == [[pytest.approx(8)]] * 4
+    assert [line.get_ydata().tolist() for line in shown] == [[50], [0.5], [1.0], [2.0]]
+
+
+def test_every_line_can_be_seen_and_its_points_too():
+    accuracy, weight, mean, variance = panels({"afa": measured(w1=((0.5, 0.1),) * 3)})
+
+    for line in (accuracy.containers[0][0], weight.containers[0][0], *mean.lines, *variance.lines):
+        assert line.get_linewidth() > 0
+        assert line.get_marker() in ("o", ".")
+        assert line.get_markersize() > 0
 
 
 def test_every_panel_and_the_picture_say_what_they_show():
