@@ -46,6 +46,16 @@ def test_steps_are_told_by_their_median_and_their_maximum(steps, median, most):
     assert (line["steps_median"], line["steps_max"], line["unconverged"]) == (median, most, 1)
 
 
+def test_no_image_is_cut_off_if_nothing_is_said_of_it():
+    assert row(steps=[4]).to_json()["unconverged"] == 0
+
+
+def test_without_a_defense_no_image_is_cut_off_and_every_class_is_an_answer():
+    found = evaluate(Brighter(), dataset(0.6, 0.4, 0.3), attack=Attack(eps=0.01, steps=1))
+
+    assert [(row.steps, row.unconverged, row.unanswered) for row in found.rows] == [([], 0, 0)] * 2
+
+
 def test_a_row_with_too_many_untested_images_says_so_by_its_name():
     refused = row("attacked, defended", correct=50, of=100, vanished=3)
 
@@ -115,10 +125,11 @@ def test_the_gradients_of_all_batches_are_counted_by_loss_though_a_batch_that_fe
     assert by_name(found)["attacked"].accuracy == Accuracy(1, 3)
 
 
-def test_a_label_is_refused_from_the_first_that_the_model_has_no_class_for():
-    wrong = dataset(0.6, 0.6, labels=[0, 2], classes=("bright", "dark", "none"))
+@pytest.mark.parametrize("label", [2, 3])
+def test_a_label_that_the_model_has_no_class_for_is_refused(label):
+    wrong = dataset(0.6, 0.6, labels=[0, label], classes=("bright", "dark", "third", "fourth"))
 
-    with pytest.raises(ValueError, match="evaluate needs labels that the model has: 2 classes, got a label 2"):
+    with pytest.raises(ValueError, match=f"evaluate needs labels that the model has: 2 classes, got a label {label}"):
         evaluate(Brighter(), wrong)
 
 

@@ -19,9 +19,10 @@ from fastdef.evaluation import (
 )
 from fastdef.evaluation.afa import _Batches
 from fastdef.evaluation.shift import Shift
-from fastdef.nn import branch, convert_to_afa, convert_to_multi_bn, fusing_weights
-from tests.evaluation.tiny import Brighter, Small, dataset
+from fastdef.nn import branch, convert_to_afa, convert_to_multi_bn, fixed_fusing_weight, fusing_weights, tap
+from tests.evaluation.tiny import Brighter, Small, Wavy, dataset
 
+BRIGHT = dataset(*(0.5 + 0.01 * k for k in range(40))).images
 PIXELS = torch.randint(0, 256, (12, 1, 6, 6), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
 
 
@@ -54,11 +55,11 @@ def fused(leaning=1.0):
     return centred(model)
 
 
-def data(model):
+def data(model, pixels=PIXELS):
     """Images of which the model gets all right."""
     with torch.no_grad():
-        labels = model(PIXELS.float() / 255).argmax(1)
-    return Dataset(PIXELS, labels, tuple("abcd"), "made", "test")
+        labels = model(pixels.float() / 255).argmax(1)
+    return Dataset(pixels, labels, tuple("abcd"), "made", "test")
 
 
 def under(model, images, attack):
@@ -112,20 +113,37 @@ def test_the_strengths_are_the_paper_s_and_the_steps_twenty_if_none_are_given():
     assert list(found.strongest) == ["FGSM", "C&W margin, PGD-20"]
 
 
-@pytest.mark.parametrize("seed", [0, 3])
-def test_a_plain_model_stands_what_the_attacks_of_that_seed_leave(seed):
-    model = plain()
-    images, step = data(model), {"eps": 0.01, "seed": seed}
+@pytest.mark.parametrize("given", [{}, {"seed": 0}, {"seed": 3}])
+def test_a_plain_model_stands_what_the_attacks_of_that_seed_leave(given):
+    """The seed is 0 if none is given."""
+    model, how = Wavy(), {"eps": 0.02, "seed": given.get("seed", 0)}
+    waves = data(model, BRIGHT)
 
-    found = evaluate_strengths(model, images, strengths=(0.01, 0.0), steps=3, layer="conv2", batch_size=5, seed=seed)
+    found = evaluate_strengths(model, waves, strengths=(0.02, 0.0), steps=2, batch_size=5, **given)
 
-    assert found.strengths == (0.01, 0.0)
-    assert found.rows == {"model": [under(model, images, Attack(steps=3, **step)), Accuracy(12, 12)]}
+    assert found.strengths == (0.02, 0.0)
+    assert found.rows == {"model": [under(model, waves, Attack(steps=2, **how)), Accuracy(40, 40)]}
     assert found.strongest == {
-        "FGSM": under(model, images, Attack(steps=1, losses=("cross_entropy",), **step)),
-        "C&W margin, PGD-3": under(model, images, Attack(steps=3, losses=("margin",), **step)),
+        "FGSM": under(model, waves, Attack(steps=1, losses=("cross_entropy",), **how)),
+        "C&W margin, PGD-2": under(model, waves, Attack(steps=2, losses=("margin",), **how)),
     }
-    assert found.rows["model"][0].correct < 12
+    assert len({found.rows["model"][0], *found.strongest.values()}) == 3
+
+
+def test_each_part_of_an_afa_model_is_attacked_by_itself():
+    model = fused()
+    images = data(model)
+
+    found = evaluate_strengths(model, images, strengths=(0.0, 0.02), steps=3, layer="conv2", batch_size=5)
+
+    parts = {"branch 0 (W0 = 1)": 1.0, "blend (W0 = 0.5)": 0.5, "branch K-1 (W0 = 0)": 0.0}
+    assert list(found.rows) == ["AFA", *parts]
+    assert found.rows["AFA"] == [Accuracy(12, 12), under(model, images, Attack(eps=0.02, steps=3))]
+    for name, w0 in parts.items():
+        with fixed_fusing_weight(model, w0):
+            clean = accuracy(model, [(images.floats(0, 12), images.labels)])
+            assert found.rows[name] == [clean, under(model, images, Attack(eps=0.02, steps=3))]
+    assert len({row[0] for row in found.rows.values()}) == 4
 
 
 def test_the_strongest_attacks_on_a_model_of_stage_one_are_on_its_first_branch():
@@ -179,7 +197,7 @@ def test_every_batch_has_a_number_and_a_generator_that_no_other_batch_or_seed_ha
     assert given == [(seed * 1_000_003 + number, seed * 1_000_003 + number) for number in range(3)]
 
 
-@pytest.mark.parametrize("make", [plain, fused])
+@pytest.mark.parametrize("make", [plain, branched, fused])
 def test_the_whole_alone_is_attacked_by_pgd_alone(make):
     model = make()
 
@@ -188,6 +206,19 @@ def test_the_whole_alone_is_attacked_by_pgd_alone(make):
     assert list(found.rows) == list(found.vanished) == [next(iter(submodels(model)))]
     assert found.strongest == {}
     assert len(found.shifts) == 2
+
+
+def test_a_model_of_stage_one_is_followed_on_its_first_branch():
+    model = branched()
+    images = data(model)
+
+    found = evaluate_strengths(model, images, strengths=(0.0,), layer="conv2")
+
+    with branch(model, 0), tap(model, "conv2") as tapped, torch.no_grad():
+        model(images.floats(0, 12))
+        mean = tapped.features.mean((0, 2, 3)).tolist()
+    assert list(found.rows) == ["branch 0", "branch 1", "branch 2"]
+    assert [shift.mean for shift in found.shifts] == [pytest.approx(mean, rel=1e-4)]
 
 
 def test_the_layer_is_followed_on_the_whole_model_alone_a_strength_each():

@@ -31,6 +31,14 @@ class Fickle(Brighter):
         return super().forward(x) * (-1 if self.training else 1)
 
 
+class Wavy(Brighter):
+    """Class 0 and 1 by turns as the pixels get brighter: where an attack begins tells where it ends."""
+
+    def forward(self, x):
+        above = (12 * self.block1(x)).sin().mean((1, 2, 3))
+        return torch.stack([above, -above], 1)
+
+
 class Small(nn.Module):
     """Four classes, two batch norms, random weights; of 6x6 gray images."""
 
