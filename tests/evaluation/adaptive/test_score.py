@@ -1,12 +1,14 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from fastdef.evaluation.accuracy import Accuracy
 from fastdef.evaluation.adaptive.attack_case import Batch, Predictions
 from fastdef.evaluation.adaptive.noise_seeds import SeedStream
 from fastdef.evaluation.adaptive.results import AdaptiveResults
-from fastdef.evaluation.adaptive.score import Score, by_label, lowest
+from fastdef.evaluation.adaptive.score import MOST_LOSS, Score, by_label, lowest
 from fastdef.evaluation.adaptive.target import Answers, Target
 
 
@@ -100,3 +102,123 @@ def test_selection_and_judgement_share_no_noise_sample():
     assert score.selection == pytest.approx(3 / 4)
     assert score.judgement == pytest.approx(1 / 6)
     assert Score.of(predictions([[1], [0]])).selection == Score.of(predictions([[1], [0]])).judgement == 0.5
+
+
+def test_steps_are_the_median_and_the_most_of_all_answers_and_the_loss_is_a_mean():
+    found = replace(
+        predictions([[1, 1, 1], [1, 0, 0]]),
+        steps=torch.tensor([[9, 1, 2], [7, 4, 3]], dtype=torch.int32),
+        capped=torch.tensor([[True, False, False], [True, False, True]]),
+        answered=torch.tensor([[True, True, True], [True, False, False]]),
+        loss=torch.tensor([1.0, 4.0]),
+    )
+
+    score = Score.of(found)
+
+    assert (score.steps_median, score.steps_most, score.capped, score.unanswered) == (3, 9, 3, 2)
+    assert score.loss == 2.5
+
+
+def test_a_majority_is_of_an_image_s_answers_and_more_than_half_of_them():
+    assert Score.of(predictions([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0]])).majority == pytest.approx(2 / 3)
+
+
+def test_the_interval_is_of_the_images_and_not_of_the_answers():
+    score = Score.of(predictions([[1, 1], [0, 1], [0, 0], [1, 1], [0, 1]]))
+
+    assert score.mean == pytest.approx(0.6)
+    assert score.interval == Accuracy(3, 5).interval
+
+
+def test_two_answers_have_a_deviation_and_half_of_them_selects():
+    score = Score.of(predictions([[1, 0], [1, 0], [1, 1], [1, 1]]))
+
+    assert score.deviation == pytest.approx(0.5 / 2**0.5)
+    assert (score.selection, score.judgement, score.one_shot) == (1.0, 0.5, 1.0)
+
+
+def test_the_json_has_every_figure():
+    score = Score.of(predictions([[1, 0], [1, 0]]))
+
+    told = score.to_json()
+
+    assert told["interval"] == list(score.interval)
+    assert told == {**vars(score), "interval": told["interval"]}
+
+
+class Fixed:
+    """A target of fixed answers, of an image or of a noise sample."""
+
+    def __init__(self, logits):
+        self.logits = torch.tensor(logits)
+        self.count = torch.arange(len(self.logits))
+
+    def __call__(self, images, ids):
+        assert len(images) == len(ids) == len(self.logits)
+        return Answers(self.logits, self.count, self.count > 1)
+
+
+def test_answers_are_ordered_by_image_and_then_by_noise_sample():
+    target = Target(Fixed([[2.0, 0.0], [0.0, 3.0], [1.0, 0.0], [5.0, 0.0]]))
+
+    found = by_label(target)(batch(2), torch.rand(2, 1, 2, 2), 2, SeedStream.EVALUATION)
+
+    assert found.right.tolist() == [[True, False], [True, True]]
+    assert found.steps.tolist() == [[0, 1], [2, 3]]
+    assert found.steps.dtype == torch.int32
+    assert found.capped.tolist() == [[False, False], [True, True]]
+    assert found.answered.all()
+    each = torch.nn.functional.cross_entropy(target.answer.logits, torch.zeros(4).long(), reduction="none")
+    torch.testing.assert_close(found.loss, torch.stack([each[:2].mean(), each[2:].mean()]))
+
+
+def test_what_is_no_answer_is_never_right_and_has_the_most_loss():
+    nan, inf = float("nan"), float("inf")
+    target = Target(Fixed([[nan, 0.0], [inf, 0.0], [-inf, 0.0], [0.0, -inf]]))
+
+    found = by_label(target)(batch(4), torch.rand(4, 1, 2, 2), 1, SeedStream.EVALUATION)
+
+    assert found.right[:, 0].tolist() == [False, False, False, True]
+    assert found.answered[:, 0].tolist() == [False, False, True, True]
+    assert found.loss.tolist() == [MOST_LOSS, MOST_LOSS, MOST_LOSS, 0.0]
+
+
+def judged(rights, losses):
+    """Whoever evaluates gives back one candidate's answers after another's, and notes what was asked."""
+    asked, rights, losses = [], iter(rights), iter(losses)
+
+    def evaluate(batch, images, noise_samples, stream):
+        asked.append((images, noise_samples, stream))
+        return replace(predictions(next(rights)), loss=torch.tensor(next(losses)))
+
+    return evaluate, asked
+
+
+def test_one_candidate_is_kept_unasked():
+    evaluate, asked = judged([], [])
+    (only,) = candidates = [torch.rand(2, 1, 2, 2)]
+
+    assert lowest(evaluate, batch(2), candidates, noise_samples=3) is only
+    assert asked == []
+
+
+def test_candidates_are_chosen_by_draws_of_their_own():
+    evaluate, asked = judged([[[1], [1]]] * 2, [[0.0, 0.0]] * 2)
+    candidates = [torch.rand(2, 1, 2, 2) for _ in range(2)]
+
+    lowest(evaluate, batch(2), candidates, noise_samples=3)
+
+    assert [image is candidate for (image, _, _), candidate in zip(asked, candidates, strict=True)] == [True, True]
+    assert {told[1:] for told in asked} == {(3, SeedStream.CHOICE)}
+
+
+def test_of_candidates_that_are_right_as_often_the_one_of_more_loss_is_kept():
+    rights = [[[1, 0], [1, 0], [1, 0], [0, 0]], [[0, 1], [0, 1], [1, 1], [0, 1]], [[1, 0], [1, 0], [0, 0], [0, 1]]]
+    losses = [[1.0, 1.0, 1.0, 0.0], [2.0, 0.5, 9.0, 9.0], [1.5, 1.5, 0.0, 9.0]]
+    evaluate, _ = judged(rights, losses)
+    candidates = [torch.full((4, 1, 2, 2), float(k)) for k in range(3)]
+
+    kept = lowest(evaluate, batch(4), candidates, noise_samples=2)
+
+    assert kept[:, 0, 0, 0].tolist() == [1, 2, 2, 0]
+    assert kept.shape == (4, 1, 2, 2)
