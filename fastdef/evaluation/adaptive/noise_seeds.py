@@ -1,7 +1,6 @@
 """Ids for the randomness of a defense: every draw of every image has its own, and no attacker sees the evaluation's."""
 
 from enum import IntEnum
-from itertools import count
 
 import torch
 from torch import Tensor
@@ -34,7 +33,7 @@ class NoiseSeeds:
     def __init__(self, ids: Tensor, stream: SeedStream) -> None:
         self._ids = ids.cpu()
         self._stream = stream
-        self._turn = count()
+        self._drawn = 0
 
     def first(self) -> Tensor:
         """(N,) ids of the whole batch's very first draw."""
@@ -42,8 +41,8 @@ class NoiseSeeds:
 
     def next(self, rows: Tensor, draws: int) -> Tensor:
         """(n * draws,) ids of the next ``draws`` draws of the batch's ``rows``."""
-        start = next(self._turn) * draws
-        return noise_seeds(self._ids[rows.cpu()], range(start, start + draws), self._stream)
+        start, self._drawn = self._drawn, self._drawn + draws
+        return noise_seeds(self._ids[rows.cpu()], range(start, self._drawn), self._stream)
 
 
 class KnownSeeds(NoiseSeeds):
