@@ -60,6 +60,16 @@ def defense(model):
 
 
 @pytest.fixture(scope="session")
+def restless():
+    """A defense of one convolution, for images of 4 x 4, that is never content and takes all its steps."""
+    torch.manual_seed(0)
+    size = 4 * linear.SIDE**2
+    parts = [torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(size, 4)]
+    model = torch.nn.Sequential(*parts).eval()
+    return fastdef.ActiveDefense(model, layer="1", beta=3.0, max_steps=3, delta=1e-6, compile=False)
+
+
+@pytest.fixture(scope="session")
 def shipped():
     """The shipped classifier without its defense, which falls to any attack."""
     return fastdef.load(ASSETS / "smoothing.safetensors").model.eval()
