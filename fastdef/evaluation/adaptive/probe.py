@@ -13,6 +13,7 @@ from fastdef.evaluation.adaptive.target import Target
 
 _IMAGES, _NOISE = 4, 16 / 255  # that many as they are, and as many with noise
 _PROJECTIONS = 4  # numbers that an answer is known by
+_INFINITE = 1e4  # what an infinite answer counts as, so that projections stay numbers
 _TOLERANCE = 1e-4  # other kernels round otherwise; another defense does more
 
 Probe = dict[str, list[float]]
@@ -66,7 +67,7 @@ def _logits(model: nn.Module, images: Tensor) -> Tensor:
 def _known(ask: Callable[[], Tensor]) -> list[float]:
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(0)
-        values = ask().detach().flatten(1).double().cpu().nan_to_num()
+        values = ask().detach().flatten(1).double().cpu().nan_to_num(posinf=_INFINITE, neginf=-_INFINITE)
     vectors = torch.randn(values.shape[1], _PROJECTIONS, generator=torch.Generator().manual_seed(1)).double()
     return (values @ vectors / vectors.norm(dim=0)).flatten().tolist()
 
