@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastdef.evaluation.accuracy import Accuracy
-from fastdef.evaluation.adaptive.attack_case import AttackCase, Batch, NotRun, Plan, Predictions
+from fastdef.evaluation.adaptive.attack_case import AttackCase, Batch, NotRun, Plan
 from fastdef.evaluation.adaptive.budget import SMOKE
 from fastdef.evaluation.adaptive.noise_seeds import SeedStream
 from fastdef.evaluation.adaptive.results import AdaptiveResults, Line
@@ -14,35 +14,14 @@ from fastdef.evaluation.adaptive.rows import planted, sanity
 from fastdef.evaluation.adaptive.rows.bpda import ESTIMATED
 from fastdef.evaluation.adaptive.rows.static import STATIC
 from fastdef.evaluation.adaptive.rows.transfer import PGD
-from fastdef.evaluation.adaptive.score import Score
 from fastdef.evaluation.adaptive.target import Target
+from tests.evaluation.adaptive.lines import line, results, scored, scoreless
 
 NOISE, RISING = "attacks do more than random noise", "the loss rises with the iterations"
 HUGE, PLANTED = "nothing stands at eps 64/255", "planted adversarial examples are found"
 MASKED = "gradients do as much as answers alone"
 ALIGNED = "gradients are those of what is deployed"
 ANSWERED = "every answer is a number"
-
-
-def line(row, name, right, of=20, *, loss=1.0, counts=False):
-    """A line of which ``right`` of 20 images are answered right."""
-    answers = (torch.arange(of) < right)[:, None]
-    none = torch.zeros_like(answers)
-    predictions = Predictions(answers, none.int(), none, torch.full((of,), loss), ~none)
-    case = AttackCase(row, name, sanity.Clean(None), None, 8 / 255, of, 1, counts=counts)
-    return Line(case, Score.of(predictions), 0.0, 0.0, torch.zeros(0), [], [0])
-
-
-def scoreless(row, name, *, counts=False):
-    return replace(line(row, name, 0, counts=counts), score=None)
-
-
-def unanswered(found, count):
-    return replace(found, score=replace(found.score, unanswered=count))
-
-
-def results(*lines, alignment=None):
-    return AdaptiveResults(list(lines), [], {}, False, alignment)
 
 
 def passed(*lines, alignment=None):
@@ -138,8 +117,8 @@ def test_a_line_s_json_has_eps_in_255ths_and_the_seconds_of_one_answer():
 
 def test_the_headline_is_the_lowest_selection_of_the_lines_that_count():
     high, low = line(3, "high", 9, counts=True), line(3, "low", 9, counts=True)
-    high = replace(high, score=replace(high.score, selection=0.9, judgement=0.1, mean=0.1))
-    low = replace(low, score=replace(low.score, selection=0.2, judgement=0.8, mean=0.8))
+    high = scored(high, selection=0.9, judgement=0.1, mean=0.1)
+    low = scored(low, selection=0.2, judgement=0.8, mean=0.8)
     others = [line(1, "aside", 0), scoreless(3, "none", counts=True)]
 
     found = results(*others, high, low)
@@ -188,8 +167,7 @@ def test_the_sentence_says_what_the_strongest_attack_leaves_and_what_others_do()
 
 
 def test_the_sentence_is_of_the_judgement_and_says_so_where_there_are_noise_samples():
-    several = line(4, "APGD", 5, counts=True)
-    several = replace(several, score=replace(several.score, noise_samples=2, selection=0.1, judgement=0.5))
+    several = scored(line(4, "APGD", 5, counts=True), noise_samples=2, selection=0.1, judgement=0.5)
 
     assert results(several).sentence == (
         f"The strongest attack, row 4's APGD, leaves an accuracy of 50.0% within eps 8/255 (20 images, {interval(10)})."
@@ -238,7 +216,9 @@ def test_the_alignment_that_is_needed_passes():
 
 
 def test_an_answer_that_is_no_number_fails_the_check_which_names_the_line_that_has_most():
-    lines = [unanswered(line(3, name, 5), count) for name, count in (("few", 1), ("most", 7), ("some", 3), ("no", 0))]
+    lines = [
+        scored(line(3, name, 5), unanswered=count) for name, count in (("few", 1), ("most", 7), ("some", 3), ("no", 0))
+    ]
 
     assert passed(*lines) == {ANSWERED: False}
     assert detail(*lines) == "7 are NaN or infinite under 3 most: not right"
@@ -297,7 +277,7 @@ def test_the_lowest_of_each_kind_is_held_against_the_other_and_intervals_may_tou
 
     assert detail(weak, strong, blunt, sharp) == "6 sharp leaves 5.0%, 5 strong 30.0%"
     assert passed(weak, strong, blunt, sharp) == {MASKED: True}
-    low, high = (replace(one, score=replace(one.score, interval=(0.2, 0.2))) for one in (sharp, strong))
+    low, high = (scored(one, interval=(0.2, 0.2)) for one in (sharp, strong))
     assert passed(low, high) == {MASKED: True}
 
 
