@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,8 +11,14 @@ from fastdef.evaluation.adaptive.target import FixedBatch, Target
 from fastdef.evaluation.adaptive.unroll import RoundedKinks, descend, pull_back, rounded_losses, unrolled
 from fastdef.nn import build, parse_architecture, prefix
 from fastdef.ops import smoothing_loss
+from tests.evaluation.adaptive.linear import LINEAR, SIDE
 
 BETA, STEPS = 50.0, 6
+ROWS = torch.arange(2)
+
+
+def seeds():
+    return NoiseSeeds(ROWS, SeedStream.ATTACK)
 
 
 @pytest.fixture(scope="module")
@@ -213,3 +221,84 @@ def test_the_smoothing_loss_here_is_the_library_s(defense, batch):
     network = prefix(defense.model, "block1")
 
     torch.testing.assert_close(plain_losses(network)(images), smoothing_loss(network(images)).double())
+
+
+def asked_with(seen, *, random=True):
+    """A target that notes the ids and steps of every purification, and adds nothing."""
+    target = Target.purified(LINEAR, lambda images, ids: images, random=random)
+
+    def purify(images, ids, steps):
+        seen.append((ids, steps))
+        return images
+
+    return replace(target, purify=purify)
+
+
+@pytest.mark.parametrize(("random", "draws"), [(True, 3), (False, 1)])
+def test_a_gradient_is_the_mean_of_draws_only_where_something_is_random(random, draws):
+    seen = []
+    ask = bpda(asked_with(seen, random=random), untargeted(torch.zeros(2).long()), seeds(), eot=3, steps=4)
+
+    ask(torch.rand(2, 1, SIDE, SIDE), ROWS)
+
+    assert [(ids.tolist(), steps) for ids, steps in seen] == [(seeds().next(ROWS, draws).tolist(), 4)]
+
+
+def test_the_loop_is_not_cut_unless_steps_are_given():
+    seen = []
+
+    bpda(asked_with(seen), untargeted(torch.zeros(2).long()), seeds(), eot=1)(torch.rand(2, 1, SIDE, SIDE), ROWS)
+
+    assert [steps for _, steps in seen] == [None]
+
+
+def test_a_gradient_is_taken_of_as_many_points_as_the_target_s_batch():
+    sizes = []
+
+    class Model(torch.nn.Module):
+        def forward(self, x):
+            sizes.append(len(x))
+            return LINEAR(x)
+
+    target = replace(Target.plain(Model(), random=True), batch=3)
+    bpda(target, untargeted(torch.zeros(2).long()), seeds(), eot=4)(torch.rand(2, 1, SIDE, SIDE), ROWS)
+
+    assert sizes == [3, 3, 2]
+
+
+def test_what_only_answers_has_no_gradient():
+    opaque = Target.opaque(Target.plain(LINEAR).answer, random=False)
+
+    with pytest.raises(ValueError, match="needs a target with a classifier"):
+        bpda(opaque, untargeted(torch.zeros(2).long()), seeds(), eot=1)
+
+
+def test_what_has_no_loop_has_no_iterates():
+    with pytest.raises(ValueError, match="need an Active Defense"):
+        iterates(Target.plain(LINEAR), untargeted(torch.zeros(2).long()), seeds(), eot=1, steps=2)
+
+
+def test_the_loss_along_the_way_is_that_of_its_end(defense, batch):
+    images, labels = batch
+    goal, rows = untargeted(labels), torch.arange(4)
+
+    found = iterates(Target.defended(defense), goal, NoiseSeeds(rows, SeedStream.ATTACK), eot=2, steps=2)(images, rows)
+
+    ids = NoiseSeeds(rows, SeedStream.ATTACK).next(rows, 2)
+    *_, last = trajectory(defense, 2)(images.repeat_interleave(2, 0), ids)
+    end = white_box(defense.model, goal)(last, rows.repeat_interleave(2))
+    torch.testing.assert_close(found.loss, end.loss.view(4, 2).mean(1))
+    torch.testing.assert_close(found.right, end.right.view(4, 2).mean(1))
+
+
+def test_a_sample_that_is_done_stays_where_it_is_on_the_trajectory(defense, batch):
+    images, _ = batch
+    losses = plain_losses(prefix(defense.model, "block1"))
+    defense.delta = between(losses, defense.noised(images, ids=torch.arange(4)))
+
+    points = list(trajectory(defense, STEPS)(images, torch.arange(4)))
+
+    done = [losses(point) <= defense.delta for point in points[:-1]]
+    assert any(bool(each.any()) for each in done)
+    for before, after, stays in zip(points, points[1:], done, strict=False):
+        assert torch.equal((after == before).flatten(1).all(1), stays)
