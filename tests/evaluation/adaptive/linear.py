@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from fastdef.evaluation.adaptive import Target
-from fastdef.evaluation.adaptive.attack_case import AttackCase, Plan
+from fastdef.evaluation.adaptive.attack_case import AttackCase, NotRun, Plan
 
 IMAGES, CLASSES, SIDE = 5, 4, 4
 
@@ -49,3 +49,33 @@ def asked(monkeypatch, case, batch):
         (points,) = case.craft(batch)
     assert points is result
     return seen
+
+
+OPAQUE = Target.opaque(PLAIN.answer, random=False)  # answers, and nothing else
+
+
+def planned(target, tiny, *, images=IMAGES, classes=CLASSES, surrogate=None, alignment=None, **changes):
+    """A plan whose figures all differ from one another."""
+    figures = {"iterations": 20, "noise_samples": 7, "reevaluations": 8, "eot": 3, "expensive_share": 0.6}
+    budget = replace(tiny, **{**figures, **changes})
+    return Plan(target, target.classifier, budget, EPS, images, classes, surrogate, alignment)
+
+
+EPS = 0.05
+
+
+def facts(row, plan):
+    """By name, the images, the answers of each and the settings of a row's cases."""
+    made = [case for case in row.cases(plan) if isinstance(case, AttackCase)]
+    assert len({case.name for case in made}) == len(made)
+    return {case.name: (case.images, case.noise_samples, case.craft.settings) for case in made}
+
+
+def counting(row, plan):
+    """Names of the cases that may be the headline."""
+    return [case.name for case in row.cases(plan) if isinstance(case, AttackCase) and case.counts]
+
+
+def left(row, plan):
+    """What a row has not, and why."""
+    return [(case.row, case.name, case.reason) for case in row.cases(plan) if isinstance(case, NotRun)]
