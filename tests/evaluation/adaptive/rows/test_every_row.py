@@ -5,15 +5,19 @@ import copy
 import pytest
 import torch
 
-from fastdef.evaluation.adaptive import Target
-from fastdef.evaluation.adaptive.attack_case import AttackCase, NotRun, Plan
+from fastdef.evaluation.adaptive import Target, attack_case
+from fastdef.evaluation.adaptive.attack_case import AttackCase, Batch, NotRun, Plan
 from fastdef.evaluation.adaptive.rows import sanity
+from fastdef.evaluation.adaptive.rows.rand import Rand
+from fastdef.evaluation.adaptive.rows.static import Standard
 from fastdef.evaluation.adaptive.suite import ROWS
 from fastdef.nn import convert_to_afa, convert_to_multi_bn
-from tests.evaluation.adaptive.linear import CLASSES, EPS, GUARDED, IMAGES, LINEAR, OPAQUE, PLAIN, planned
+from tests.evaluation.adaptive.linear import CLASSES, EPS, GUARDED, IMAGES, LINEAR, OPAQUE, PLAIN, SIDE, planned
+
+KINDS = ["plain", "random", "guarded", "opaque", "defended", "fused"]
 
 
-@pytest.fixture(params=["plain", "random", "guarded", "opaque", "defended", "fused"])
+@pytest.fixture(params=KINDS)
 def plan(request, tiny, defense, model):
     targets = {
         "plain": lambda: PLAIN,
@@ -52,6 +56,24 @@ def test_what_an_attack_is_said_to_be_is_its_settings_and_no_tensors(plan):
                 said = ", ".join(f"{name}={value!r}" for name, value in case.craft.settings.items())
                 assert repr(case.craft) == f"{type(case.craft).__name__}({said})"
                 assert not any(isinstance(value, (torch.Tensor, torch.nn.Module)) for value in case.craft.settings)
+
+
+@pytest.mark.parametrize("plan", ["random", "defended"], indirect=True)
+def test_its_search_has_the_iterations_of_the_settings_and_the_radius_of_the_report(plan, dataset, monkeypatch):
+    searched = []
+    monkeypatch.setattr(attack_case, "search", lambda asks, images, **how: searched.append(how) or images)
+    side = SIDE if plan.model is LINEAR else 12
+    images = dataset.floats(0, 2)[:, :, :side, :side]
+    batch = Batch(images, torch.zeros(2, dtype=torch.int64), torch.arange(2), 7, lambda key: images)
+
+    cases = [case for row in ROWS for case in row.cases(plan) if isinstance(case, AttackCase)]
+    for case in cases:
+        if "iterations" in case.craft.settings and not isinstance(case.craft, (Standard, Rand)):
+            case.craft(batch)
+            (how,) = searched
+            searched.clear()
+            assert (how["eps"], how["iterations"]) == (case.eps, case.craft.settings["iterations"])
+            assert how["generator"].initial_seed() == batch.seed
 
 
 def test_whose_images_are_taken_keeps_them_and_comes_first(plan):

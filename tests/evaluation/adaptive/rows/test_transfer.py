@@ -61,28 +61,33 @@ def test_without_a_surrogate_its_attacks_are_not_run(tiny):
     assert left(transfer, plan) == [(2, "a surrogate's images", "no independent model was given")]
 
 
-class Opposite(torch.nn.Module):
-    """What raises its loss lowers the other's."""
+class Wavy(torch.nn.Module):
+    """A model whose best points lie inside the ball, so that the size of a step shows."""
+
+    def __init__(self, sign):
+        super().__init__()
+        self.sign = sign
 
     def forward(self, x):
-        return LINEAR(1 - x)
+        return LINEAR(0.5 + self.sign * torch.sin(80 * x))
 
 
 def test_each_is_the_library_s_attack_on_the_other_model(tiny, batch):
-    opposite = Opposite().eval()
-    cases = {case.name: case for case in transfer.cases(planned(GUARDED, tiny, surrogate=opposite))}
+    model, other = Wavy(1).eval(), Wavy(-1).eval()
+    target = Target.purified(model, lambda images, ids: images, random=False)
+    cases = {case.name: case for case in transfer.cases(planned(target, tiny, surrogate=other))}
     where = {"images": batch.images, "labels": batch.labels, "eps": EPS}
 
     made = [cases[name].craft(batch) for name in (*ON_MODEL[:2], *ON_SURROGATE)]
 
     expected = []
-    for model, attacks in ((LINEAR, "PA"), (opposite, "PMA")):
+    for attacked, attacks in ((model, "PA"), (other, "PMA")):
         run = {
-            "P": lambda model=model: pgd(model, **where, step=EPS / 4, steps=20, generator=batch.generator()),
-            "M": lambda model=model: mifgsm(model, **where, step=EPS / 10, steps=10),
-            "A": lambda model=model: apgd(model, **where, iterations=20, generator=batch.generator()),
+            "P": lambda on=attacked: pgd(on, **where, step=EPS / 4, steps=20, generator=batch.generator()),
+            "M": lambda on=attacked: mifgsm(on, **where, step=EPS / 10, steps=10),
+            "A": lambda on=attacked: apgd(on, **where, iterations=20, generator=batch.generator()),
         }
         expected += [run[attack]() for attack in attacks]
     for (points,), wanted in zip(made, expected, strict=True):
         assert torch.equal(points, wanted)
-    assert len({tuple(points.flatten().tolist()) for points in expected}) >= 4
+    assert len({tuple(points.flatten().tolist()) for points in expected}) == len(made)
