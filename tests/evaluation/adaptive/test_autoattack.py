@@ -191,6 +191,7 @@ def unattacked():
 
 def test_what_a_part_made_comes_back_in_the_images_places_and_who_was_wrong_from_the_start_stays():
     images = torch.full((3, 1, SIDE, SIDE), 0.5)
+    images[0] -= 0.02  # in the order of their pixels
     images[1] += 0.01
     labels = torch.tensor([0, 1, 0])  # the second is answered wrong
 
@@ -201,6 +202,7 @@ def test_what_a_part_made_comes_back_in_the_images_places_and_who_was_wrong_from
     for points in (handed_back, made):
         assert LINEAR(points).argmax(1).tolist() == [1, 0, 1]
         assert torch.equal(points[1], images[1])
+        assert float((points - images).abs().max()) <= 2 * LEAST + 1e-6
 
 
 def test_the_seed_says_what_is_drawn(model, batch):

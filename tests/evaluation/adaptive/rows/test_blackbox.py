@@ -36,6 +36,7 @@ class Fickle:
 
     def __call__(self, images, ids):
         self.ids.append(ids)
+        assert len(images) == len(ids)
         wrong = torch.arange(len(ids)) % len(self.share)
         logits = torch.tensor([[0.0, 2.0, -9.0] if each else [1.0, 0.0, -9.0] for each in self.share])[wrong]
         nothing = torch.zeros(len(ids), dtype=torch.int64)
@@ -111,7 +112,7 @@ def test_square_gives_each_image_noise_though_more_are_asked_than_there_are(monk
     craft = blackbox.Square(planned(Target.opaque(answer, random=True), tiny), 31, 2)
 
     (predict, images, _), _ = given(monkeypatch, autoattack, "square", craft, batch)
-    predict(images.repeat(2, 1, 1, 1))
+    predict(images.repeat(3, 1, 1, 1))
 
     draws = NoiseSeeds(batch.ids, SeedStream.QUERIES)
-    assert answer.ids[0].tolist() == draws.next(torch.arange(IMAGES).repeat(2), 2).tolist()
+    assert answer.ids[0].tolist() == draws.next(torch.arange(IMAGES).repeat(3), 2).tolist()
