@@ -202,7 +202,7 @@ class Scripted:
         return Answers(logits, nothing, nothing.bool())
 
 
-NAN = float("nan")
+NAN, INF = float("nan"), float("inf")
 TABLE = [
     [0.0, 0.0, 0.0, 0.0],  # 0: not above a bias of 0.5
     [1.0, 1.0, 1.0, 1.0],  # 1: above it
@@ -212,6 +212,7 @@ TABLE = [
     [NAN, 1.0, 1.0, 1.0],  # 5: one is no answer
     [NAN, NAN, 1.0, 1.0],  # 6: half are none
     [1.2, 1.2, 0.6, 0.6],  # 7: all above, by little
+    [INF, INF, 1.0, 1.0],  # 8: half are none, though the other class's logit is infinite
 ]
 
 
@@ -253,11 +254,11 @@ def test_only_what_holds_is_counted(tiny, batch, monkeypatch):
 
 
 def test_what_is_no_answer_finds_nothing(tiny, batch, monkeypatch):
-    found, _ = looked_at(tiny, batch, monkeypatch, [0, 0], [1, 1], [5, 6])
+    found, _ = looked_at(tiny, batch, monkeypatch, [0] * 3, [1] * 3, [5, 6, 8])
 
-    assert found.right.tolist() == [[False] * 4, [True] * 4]
-    assert found.answered.tolist() == [[False, True, True, True], [False, False, True, True]]
-    torch.testing.assert_close(found.loss, torch.tensor([3 * 0.5 / 4, 2 * 0.5 / 4]))
+    assert found.right.tolist() == [[False] * 4, [True] * 4, [True] * 4]
+    assert found.answered.tolist() == [[False, True, True, True], *[[False, False, True, True]] * 2]
+    torch.testing.assert_close(found.loss, torch.tensor([3 * 0.5 / 4, *[2 * 0.5 / 4] * 2]))
 
 
 def test_it_is_judged_by_the_draws_that_the_suite_asks_for(tiny, batch, monkeypatch):
