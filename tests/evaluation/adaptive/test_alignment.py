@@ -80,6 +80,21 @@ def test_it_is_measured_in_the_ball_at_a_random_point_and_a_step_up_the_gradient
     torch.testing.assert_close(second, uphill)
 
 
+@pytest.mark.parametrize("missing", [0.0, torch.nan])
+def test_a_pixel_without_a_gradient_stays_from_point_to_point(images, tiny, missing):
+    def upper(gradient):
+        return torch.cat([gradient[..., :2, :], torch.full_like(gradient[..., 2:, :], missing)], 2)
+
+    model = Asked(upper)
+
+    aligned(model, images, tiny)
+
+    first, second = model.differentiated
+    moved = (second - first).abs()
+    torch.testing.assert_close(moved[..., :2, :], torch.full_like(moved[..., :2, :], STEP))
+    assert bool((moved[..., 2:, :] == 0).all())
+
+
 def test_directions_are_signs_and_their_two_ends_lie_on_either_side_of_the_point(images, tiny):
     model = Asked()
 
