@@ -30,7 +30,7 @@ class Cover:
         self._uses: dict[str, list[str]] = {}
         self._shared: dict[str, float] = {}  # seconds of a fixture that several tests share
         self._sharing = 0.0  # of them, in this test
-        self._coverage = coverage.Coverage(data_file=None, include=[f"{tree}/fastdef/*"])
+        self._coverage = coverage.Coverage(data_file=None, config_file=False, include=[f"{tree}/fastdef/*"])
         self._coverage.start()
 
     @pytest.hookimpl(hookwrapper=True)
