@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -78,3 +79,120 @@ def test_a_malformed_request_is_400_in_one_line(server, images, changes, reason)
 def test_another_model_is_404(server, images):
     assert server.ask("POST", "/v2/models/shoes/infer", request(images[:1]))[0] == 404
     assert server.ask("GET", "/v2/models/shoes")[0] == 404
+
+
+SMALL = (1, 2, 3)
+GIVEN = {"name": "images", "shape": [2, *SMALL], "datatype": "FP32", "data": [0.5] * 12}
+
+
+@pytest.fixture
+def unasked():
+    """An application whose worker is there, and is asked for nothing."""
+    from starlette.testclient import TestClient
+
+    from fastdef.serving import application
+
+    worker = SimpleNamespace(alive=True, waiting=0, capacity=8, close=lambda grace: None)
+    client = TestClient(application(worker, classes="ab", shape=SMALL, name="shirts"))
+    client.worker = worker
+    return client
+
+
+def test_it_tells_of_itself_by_the_protocol(unasked):
+    from fastdef import __version__
+
+    assert unasked.get("/v2").json() == {"name": "fastdef", "version": __version__, "extensions": []}
+    assert unasked.get("/v2/models/shirts").json() == {
+        "name": "shirts",
+        "platform": "fastdef",
+        "inputs": [{"name": "images", "datatype": "FP32", "shape": [-1, 1, 2, 3]}],
+        "outputs": [
+            {"name": "probabilities", "datatype": "FP32", "shape": [-1, 2]},
+            {"name": "steps", "datatype": "INT32", "shape": [-1]},
+            {"name": "converged", "datatype": "BOOL", "shape": [-1]},
+        ],
+    }
+
+
+@pytest.mark.parametrize(("alive", "status"), [(True, 200), (False, 503)])
+def test_it_is_ready_as_long_as_images_are_answered(unasked, alive, status):
+    unasked.worker.alive = alive
+
+    server, model, live = (
+        unasked.get(f"/v2/{path}") for path in ("health/ready", "models/shirts/ready", "health/live")
+    )
+
+    assert (server.status_code, server.json()) == (status, {"ready": alive})
+    assert (model.status_code, model.json()) == (status, {"name": "shirts", "ready": alive})
+    assert (live.status_code, live.json()) == (200, {"live": True})
+
+
+@pytest.mark.parametrize("name", ["shirt", "shirtss", "a", "z"])
+def test_every_other_name_is_404(unasked, name):
+    for answer in (
+        unasked.get(f"/v2/models/{name}"),
+        unasked.get(f"/v2/models/{name}/ready"),
+        unasked.post(f"/v2/models/{name}/infer", content=b""),
+    ):
+        assert answer.status_code == 404
+        assert answer.json() == {"error": f"needs the model 'shirts', got '{name}'"}
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"{", "Expecting property name"),
+        (b"\xff", "codec can't decode"),
+        (b"{}", "'inputs'"),
+        (b"[]", "list indices must be integers"),
+        (b"[" * 100_000, "recursion"),
+        (json.dumps({"inputs": []}), "not enough values to unpack"),
+        (json.dumps({"inputs": [GIVEN, GIVEN]}), "too many values to unpack"),
+        (json.dumps({"inputs": [GIVEN], "parameters": []}), "'list' object has no attribute 'get'"),
+        (json.dumps({"inputs": [GIVEN], "parameters": {"deadline": "soon"}}), "could not convert string to float"),
+        (json.dumps({"inputs": [{**GIVEN, "shape": [float("inf"), *SMALL]}]}), "cannot convert float infinity"),
+        (json.dumps({"inputs": [{"shape": [2, *SMALL], "datatype": "FP32"}]}), "'data'"),
+    ],
+    ids=range(11),
+)
+def test_what_is_no_inference_request_is_refused_with_the_reason(unasked, body, reason):
+    answer = unasked.post("/v2/models/shirts/infer", content=body)
+
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("needs an inference request with one input 'images', got other: ")
+    assert reason in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "got"),
+    [
+        ({"name": "image"}, "'image', FP32, [2, 1, 2, 3] and 12 values"),
+        ({"name": "pixels"}, "'pixels', FP32, [2, 1, 2, 3] and 12 values"),
+        ({"name": None}, "None, FP32, [2, 1, 2, 3] and 12 values"),
+        ({"datatype": "FP16"}, "'images', FP16, [2, 1, 2, 3] and 12 values"),
+        ({"datatype": "INT8"}, "'images', INT8, [2, 1, 2, 3] and 12 values"),
+        ({"shape": [2, 1, 3, 2]}, "'images', FP32, [2, 1, 3, 2] and 12 values"),
+        ({"shape": [3, 1, 2, 2]}, "'images', FP32, [3, 1, 2, 2] and 12 values"),
+        ({"shape": [2, 2, 3]}, "'images', FP32, [2, 2, 3] and 12 values"),
+        ({"shape": [1, *SMALL]}, "'images', FP32, [1, 1, 2, 3] and 12 values"),
+        ({"shape": [3, *SMALL]}, "'images', FP32, [3, 1, 2, 3] and 12 values"),
+        ({"shape": [-2, *SMALL]}, "'images', FP32, [-2, 1, 2, 3] and 12 values"),
+    ],
+)
+def test_each_thing_that_is_not_the_model_s_is_named(unasked, changes, got):
+    answer = unasked.post("/v2/models/shirts/infer", content=json.dumps({"inputs": [{**GIVEN, **changes}]}))
+
+    assert answer.status_code == 400
+    assert answer.json()["error"] == f"needs 'images' of FP32 and shape [N, 1, 2, 3], got {got}"
+
+
+@pytest.mark.parametrize("id", [None, "7"])
+def test_an_id_comes_back_where_one_was_given(client, worker, images, id):
+    given = {"name": "images", "shape": [1, *SHAPE], "datatype": "FP32", "data": images[0].flatten().tolist()}
+    body = {"inputs": [given]} | ({} if id is None else {"id": id})
+
+    answer = client(worker).post("/v2/models/fastdef/infer", content=json.dumps(body)).json()
+
+    assert answer.get("id") == id
+    assert set(answer) - {"id"} == {"model_name", "outputs"}
+    assert [output["shape"] for output in answer["outputs"]] == [[1, 10], [1], [1]]
