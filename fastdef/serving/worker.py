@@ -163,7 +163,7 @@ class Worker:
     def _abandon(self) -> None:
         self._open = self._graceful = False
         self._mail.put(None)
-        self._thread.join(5.0)
+        self._thread.join(30.0)  # a first step imports for seconds, for more where the machine is busy
 
     def _admit(self, job: _Job) -> None:
         with self._lock:  # nobody may be let in while the door is being shut
