@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 
+from fastdef.defense import Session
 from fastdef.serving import Closed, Full, Worker
 from tests.waiting import wait_until
 
@@ -232,3 +233,148 @@ def test_out_of_memory_it_goes_on_with_fewer_slots_and_loses_nobody(defense, ima
 def test_bad_input_is_refused_when_it_comes(worker, image, options, message):
     with pytest.raises(ValueError, match=message):
         worker.submit(image, **options)
+
+
+def test_room_is_for_the_slots_and_the_queue_and_comes_back_with_each_answer(held, defense, images):
+    worker, gate = held  # with a queue of one
+    waiting, replies = [worker.waiting], []
+    for _ in range(9):
+        replies.append(worker.submit(images[0]))
+        waiting.append(worker.waiting)
+
+    assert worker.capacity == 9
+    assert waiting == [0] * 9 + [1]
+    with pytest.raises(Full) as full:
+        worker.submit(images[0])
+    assert full.value.seconds == 1.0  # at least
+    assert "try again in 1 s" in str(full.value)
+
+    gate.set()
+    assert all(reply.result(60).started for reply in replies)
+    wait_until(lambda: worker.waiting == 0 and worker._unanswered == 0, 5)
+    gate.clear()
+    for _ in range(9):
+        worker.submit(images[0])
+    with pytest.raises(Full):
+        worker.submit(images[0])
+
+
+def test_with_fewer_slots_than_before_nobody_is_let_in_beyond_the_room(held, defense, images, monkeypatch):
+    worker, _ = held
+    for _ in range(9):
+        worker.submit(images[0])
+
+    monkeypatch.setattr(type(defense), "slots", 4)  # as after running out of memory
+
+    with pytest.raises(Full):
+        worker.submit(images[0])
+
+
+def test_a_full_queue_is_for_as_long_as_images_took_of_late(held, images, monkeypatch):
+    worker, gate = held
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    slow = worker.submit(images[0], deadline=float("inf"))
+    now += 100.0
+    gate.set()
+
+    assert slow.result(60).seconds == 100.0
+
+    gate.clear()
+    for _ in range(9):
+        worker.submit(images[0])
+    with pytest.raises(Full) as full:
+        worker.submit(images[0])
+    assert full.value.seconds == pytest.approx(0.9 * 0.1 + 0.1 * 100.0)  # a tenth of it is new
+
+
+@pytest.fixture
+def added(monkeypatch):
+    """What sessions are asked for."""
+    requests, add = [], Session.add
+
+    def record(session, request):
+        requests.append(request)
+        return add(session, request)
+
+    monkeypatch.setattr(Session, "add", record)
+    return requests
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"), [({}, 20.0), ({"deadline": 5.0}, 5.0), ({"deadline": 0.5}, 0.5), ({"deadline": 50.0}, 20.0)]
+)
+def test_an_image_has_the_seconds_that_it_asks_for_and_at_most_the_longest(defense, images, added, given, seconds):
+    with Worker(defense, SHAPE, longest=20.0) as worker:
+        begin = time.monotonic()
+        reply = worker.submit(images[0], **given)
+        end = time.monotonic()
+        reply.result(60)
+
+    assert begin + seconds <= added[0].deadline <= end + seconds
+
+
+def test_an_infinite_deadline_is_none_and_what_warms_has_one(worker, images, added):
+    worker.warm()
+    worker.submit(images[0], deadline=float("inf")).result(60)
+
+    assert [request.deadline for request in added] == [None, None]
+    assert not added[0].image.any()
+
+
+@pytest.mark.parametrize("id", [0, 1, (1 << 62) - 1])
+def test_an_id_is_kept_as_it_was_given(worker, images, id):
+    assert worker.submit(images[0], id=id).result(60).id == id
+
+
+def test_an_id_of_more_bits_is_refused_and_none_is_drawn(worker, images, monkeypatch):
+    monkeypatch.setattr("secrets.randbits", lambda bits: (1 << bits) - 1)
+
+    with pytest.raises(ValueError, match="of 62 bits"):
+        worker.submit(images[0], id=1 << 62)
+    assert worker.submit(images[0]).result(60).id == (1 << 62) - 1
+
+
+@pytest.mark.parametrize("shape", [(1, 12, 11), (1, 12), (1, 1, 12, 12), (2, 12, 12)])
+def test_an_image_of_any_other_shape_is_refused(worker, shape):
+    with pytest.raises(ValueError, match="needs an image of shape"):
+        worker.submit(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("deadline", [-0.5, -5.0])
+def test_a_deadline_that_has_passed_is_refused(worker, images, deadline):
+    with pytest.raises(ValueError, match="a deadline above 0"):
+        worker.submit(images[0], deadline=deadline)
+
+
+def test_an_image_that_is_done_waits_for_none_that_is_not(defense, images, rough):
+    """Neither in its slot nor for a classifier that could take both."""
+    with Worker(defense, SHAPE) as worker:
+        hard = worker.submit(images[5], id=rough, deadline=20.0)
+        easy = worker.submit(images[0], id=0).result(60)
+
+        assert not hard.done()
+        hard.cancel()
+
+    assert easy.converged
+
+
+def test_a_worker_whose_thread_has_ended_is_not_alive(defense, monkeypatch):
+    monkeypatch.setattr("threading.excepthook", lambda error: None)
+    defense.session = None
+    worker = Worker(defense, SHAPE)
+
+    wait_until(lambda: not worker.alive, 5)
+
+
+def test_a_program_that_ends_waits_for_no_image(defense, images, rough):
+    worker = Worker(defense, SHAPE)
+    hard = worker.submit(images[5], id=rough, deadline=600.0)
+
+    assert worker._thread.daemon
+    worker._abandon()  # as Python does when it ends
+
+    assert not worker.alive
+    with pytest.raises(Closed, match="shut down before"):
+        hard.result(0)
+    worker.close()
