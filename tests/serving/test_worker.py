@@ -327,11 +327,12 @@ def test_an_id_is_kept_as_it_was_given(worker, images, id):
     assert worker.submit(images[0], id=id).result(60).id == id
 
 
-def test_an_id_of_more_bits_is_refused_and_none_is_drawn(worker, images, monkeypatch):
+@pytest.mark.parametrize("given", [1 << 62, 1 << 63])
+def test_an_id_of_more_bits_is_refused_and_none_is_drawn(worker, images, monkeypatch, given):
     monkeypatch.setattr("secrets.randbits", lambda bits: (1 << bits) - 1)
 
     with pytest.raises(ValueError, match="of 62 bits"):
-        worker.submit(images[0], id=1 << 62)
+        worker.submit(images[0], id=given)
     assert worker.submit(images[0]).result(60).id == (1 << 62) - 1
 
 
