@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from fastdef.assets import ASSETS
+from fastdef.data import load_dataset
 from fastdef.serving import Page
+from fastdef.serving.page.pictures import png
 
 SHIPPED = ASSETS / "smoothing.safetensors"
 WITH = {"authorization": "Bearer secret"}
@@ -82,3 +84,49 @@ def test_a_file_of_other_bytes_has_none_though_its_size_and_its_time_are_the_sam
 
 def test_a_model_that_is_no_file_here_has_no_samples(tmp_path):
     assert Page.of_file("secret", None, tmp_path / "nowhere").samples is None
+
+
+def test_who_has_no_token_is_told_what_it_takes(page):
+    answer = page.get("/page/facts")
+
+    assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+    assert "needs the link to the page" in answer.json()["error"]
+
+
+def test_without_samples_there_is_no_attack(page):
+    answer = page.post("/page/attack?kind=static", content=b"", headers=WITH)
+
+    assert answer.status_code == 404
+
+
+@pytest.fixture
+def attacked(client, worker, defense):
+    samples = load_dataset("fashion-mnist", "test", root=ASSETS).take(3)
+    return client(worker, page=Page("secret", defense, samples)), samples
+
+
+def test_the_samples_come_with_their_labels(attacked):
+    server, dataset = attacked
+
+    told = server.get("/page/facts", headers=WITH).json()["samples"]
+
+    assert [sample["label"] for sample in told] == dataset.labels.tolist()
+    assert [sample["class"] for sample in told] == [dataset.classes[label] for label in dataset.labels.tolist()]
+    assert [sample["png"] for sample in told] == [png(image) for image in dataset.floats(0, 3)]
+
+
+def test_an_attack_is_shown_with_its_change_and_its_cost(attacked, images):
+    server, _ = attacked
+    body = images[0].numpy().astype("<f4").tobytes()
+    headers = {**WITH, "content-type": "application/octet-stream"}
+
+    answer = server.post("/page/attack?kind=static&label=2", content=body, headers=headers)
+    refused = [
+        server.post(f"/page/attack?{query}", content=body, headers=headers)
+        for query in ("kind=other", "kind=static&label=10", "kind=static&label=x")
+    ]
+
+    assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-store")
+    assert set(answer.json()) == {"png", "change", "gradients", "seconds"}
+    assert answer.json()["gradients"] == 20
+    assert [(one.status_code, set(one.json())) for one in refused] == [(400, {"error"})] * 3
