@@ -349,13 +349,14 @@ def test_a_deadline_that_has_passed_is_refused(worker, images, deadline):
 
 
 def test_an_image_that_is_done_waits_for_none_that_is_not(defense, images, rough):
-    """Neither in its slot nor for a classifier that could take both."""
+    """Neither in its slot nor for a classifier that could take them together."""
     with Worker(defense, SHAPE) as worker:
-        hard = worker.submit(images[5], id=rough, deadline=20.0)
+        hard = [worker.submit(images[5], id=rough, deadline=20.0) for _ in range(2)]
         easy = worker.submit(images[0], id=0).result(60)
 
-        assert not hard.done()
-        hard.cancel()
+        assert not any(slow.done() for slow in hard)
+        for slow in hard:
+            slow.cancel()
 
     assert easy.converged
 
