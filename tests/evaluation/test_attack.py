@@ -71,7 +71,7 @@ def test_a_step_that_is_given_is_taken():
 
     found = Attack(eps=0.5, steps=1, step=0.125)(Brighter(), given, classes)
 
-    assert torch.equal(found, images(0.775, 0.225))
+    torch.testing.assert_close(found, images(0.775, 0.225))
 
 
 def test_a_batch_without_a_number_is_the_first():
