@@ -66,7 +66,7 @@ def restless():
     size = 4 * linear.SIDE**2
     parts = [torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(size, 4)]
     model = torch.nn.Sequential(*parts).eval()
-    return fastdef.ActiveDefense(model, layer="1", beta=3.0, max_steps=3, delta=1e-6, compile=False)
+    return fastdef.ActiveDefense(model, layer="0", beta=3.0, max_steps=3, delta=1e-6, compile=False)
 
 
 @pytest.fixture(scope="session")

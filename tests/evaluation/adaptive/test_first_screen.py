@@ -102,12 +102,16 @@ def test_the_hardest_image_is_shown_clean_and_attacked_with_what_the_classifier_
 
 def test_and_after_the_defense_with_the_evaluation_s_noise():
     asked = []
-    target = Target.purified(LINEAR, lambda images, ids: asked.append(ids) or 2 - 3 * images, random=True)
+    target = Target.purified(
+        LINEAR, lambda images, ids: asked.append((len(images), ids)) or 2 - 3 * images, random=True
+    )
 
     _, after, purified = pictures(results(attacked(2, 0)), target, images_of())
 
     assert purified.title == "attacked, after the defense"
-    assert torch.equal(asked[0], noise_seeds(torch.tensor([2]), range(1), SeedStream.EVALUATION))
+    ((count, ids),) = asked
+    assert count == 1
+    assert torch.equal(ids, noise_seeds(torch.tensor([2]), range(1), SeedStream.EVALUATION))
     expected = (510 - 3 * pixels(after).astype(int)).clip(0, 255)  # some leave [0, 1], and are cut
     assert len(np.unique(pixels(purified))) > 3
     assert np.array_equal(pixels(purified), expected)
