@@ -235,8 +235,19 @@ def test_an_attack_s_images_are_drawn_beside_the_clean_ones_and_what_it_changed(
         answers = [CLASSES[int(answer)] for answer in LINEAR(images).argmax(1)]
         assert [axis.get_xlabel() for axis in axes[:, number]] == answers
     assert [axis.get_xlabel() for axis in axes[:, 0]] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("target", "columns"), [(PLAIN, 3), (Target.purified(LINEAR, lambda x, ids: x, random=False), 4)]
+)
+@pytest.mark.parametrize("places", [(2, 0), (1,)])
+def test_an_image_has_as_much_room_across_as_down(figures, target, columns, places):
+    one, _ = shown(images_of(), places)
+
+    draw_examples(results(one), target, images_of())
+
     width, height = figures[0].get_size_inches()
-    assert width / 3 == height / 2  # as much room for an image across as down
+    assert width / columns == height / len(places)
 
 
 def test_images_are_gray_from_black_to_white_without_frame_or_ticks(figures):

@@ -454,10 +454,25 @@ def test_what_is_no_number_twice_is_not_random(six, least):
     assert found.line(0, sanity.CLEAN).score.unanswered == 6
 
 
-def test_two_classes_are_enough(six, least):
-    target = opaque(lambda images, ids: torch.tensor([[1.0, 0.0]]).repeat(len(images), 1))
+def test_two_classes_are_enough_and_one_is_not(six, least):
+    two, one = (opaque(lambda images, ids, k=k: torch.eye(1, k).repeat(len(images), 1)) for k in (2, 1))
 
-    assert evaluate_adaptive(target, six, budget=least, rows=[0]).line(0, sanity.CLEAN).score.mean == 0.5
+    assert evaluate_adaptive(two, six, budget=least, rows=[0]).line(0, sanity.CLEAN).score.mean == 0.5
+    with pytest.raises(ValueError, match="needs at least two classes, got 1: no answer could be wrong"):
+        evaluate_adaptive(one, replace(six, labels=six.labels * 0), budget=least, rows=[0])
+
+
+@pytest.mark.parametrize("kind", ["classifier", "surrogate"])
+def test_a_model_without_gradients_is_refused(six, least, kind):
+    class Sign(Linear):
+        def forward(self, x):
+            return super().forward(x).detach()
+
+    sign = Sign().eval()
+    target, surrogate = (Target.plain(sign), None) if kind == "classifier" else (PLAIN, sign)
+
+    with pytest.raises(ValueError, match="need a differentiable model"):
+        evaluate_adaptive(target, six, budget=least, rows=[0], surrogate=surrogate)
 
 
 @pytest.mark.parametrize(
