@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fastdef.attacks import GradientShares
+from fastdef.data import Dataset
 from fastdef.defense import ActiveDefense
 from fastdef.evaluation import Accuracy, Attack, Evaluation, evaluate
 from fastdef.evaluation.evaluate import Row
@@ -131,6 +132,24 @@ def test_a_label_that_the_model_has_no_class_for_is_refused(label):
 
     with pytest.raises(ValueError, match=f"evaluate needs labels that the model has: 2 classes, got a label {label}"):
         evaluate(Brighter(), wrong)
+
+
+def test_an_empty_data_set_is_refused_before_anything_is_asked_of_the_model():
+    given = dataset(0.6)
+    nothing = Dataset(given.images[:0], given.labels[:0], given.classes, "made", "test")
+
+    with pytest.raises(ValueError, match="evaluate needs at least one image, got an empty data set"):
+        evaluate(None, nothing)
+
+
+def test_the_model_never_meets_an_empty_batch():
+    class Flat(Brighter):
+        def forward(self, x):
+            return super().forward(x.view(len(x), 1, -1, 3))  # -1 is unknown where there is no image
+
+    found = evaluate(Flat(), dataset(0.6, 0.7), attack=Attack(eps=0.01, steps=1))
+
+    assert by_name(found)["clean"].accuracy == Accuracy(2, 2)
 
 
 def test_the_last_label_that_the_model_has_a_class_for_is_taken():
