@@ -5,9 +5,9 @@
     python -m tools.mutate --report       counts and survivors of what was run, as a table for docs/testing.md
 
 Each module is mutated in a copy of the tree under build/mutate. A mutant meets the tests that run the lines in which it
-differs, of the directories that mirror it, the fastest first, and no more of them than take a few seconds. A session is
-a database a module: an interrupted run goes on where it was, and one whose module has changed begins anew. Several
-calls may run at once, on other modules.
+differs, of the directories that mirror it: the module's own first, and no more than take a few seconds. A session is a
+database a module: an interrupted run goes on where it was, and one whose module has changed begins anew. Several calls
+may run at once, on other modules.
 """
 
 import hashlib

@@ -76,7 +76,9 @@ class Covered:
         self._lines: dict[str, dict[str, list[str]]] = found["lines"]
 
     def tests(self, module: str, lines: range) -> dict[str, float]:
-        """Tests that run any of the lines and their seconds, the fastest first, as many as ``MOST`` seconds hold.
+        """Tests that run any of the lines and their seconds, as many as ``MOST`` seconds hold.
+
+        The first are those of the file that mirrors the module, and of both kinds the fastest.
 
         What runs at the module's import, such as a constant, may show in a test that runs none of its lines: then it is
         all tests of the files that have to do with the module.
@@ -86,7 +88,8 @@ class Covered:
         if BETWEEN in found or not found:
             files = {_file(test) for tests in own.values() for test in tests}
             found = {test for test in self._seconds if _file(test) in files}
-        several = sorted(found, key=self._seconds.__getitem__)
+        own_file = f"test_{Path(module).stem}"
+        several = sorted(found, key=lambda test: (own_file not in _file(test), self._seconds[test]))
         ends = accumulate(self._seconds[test] for test in several)
         held = sum(end <= MOST for end in ends)
         return {test: self._seconds[test] for test in several[: max(held, 1)]}
