@@ -164,8 +164,8 @@ class Reader:
                 for name in arguments:
                     assert (ROOT / name).exists() or not name.startswith("examples/"), name
             case ["fastdef", "serve", *arguments]:
-                at = arguments.index("--port") + 1 if "--port" in arguments else len(arguments)
-                arguments[at - 1 : at + 1] = ["--port", "0"] if "--port" in arguments else []
+                at = arguments.index("--port") if "--port" in arguments else len(arguments)
+                arguments[at : at + 2] = ["--port", "0"]
                 self._serve(lambda: self._fastdef(["serve", *arguments]))
             case ["fastdef", *arguments]:
                 self._fastdef(arguments)
