@@ -86,3 +86,18 @@ def batch():
     return Batch(
         images, torch.zeros(linear.IMAGES, dtype=torch.int64), torch.arange(linear.IMAGES), 7, lambda key: images
     )
+
+
+@pytest.fixture(scope="session")
+def six():
+    """Six images for the linear model, whose labels are 0 and 1."""
+    pixels = torch.randint(0, 256, (6, 1, linear.SIDE, linear.SIDE), generator=torch.Generator().manual_seed(0)).to(
+        torch.uint8
+    )
+    return Dataset(pixels, torch.arange(6) % 2, tuple("abcd"), "made", "test")
+
+
+@pytest.fixture(scope="session")
+def least(tiny):
+    """The tiny budget without curves."""
+    return replace(tiny, curve_eps=(), curve_iterations=())

@@ -1,4 +1,4 @@
-"""Lines of a table as if an attack had been run."""
+"""Lines of a table as if an attack had been run, and what is compared of them."""
 
 from dataclasses import replace
 
@@ -32,3 +32,13 @@ def scored(found, **figures):
 def results(*lines, settings=None, random=False, alignment=None):
     """The results that have these lines."""
     return AdaptiveResults(list(lines), [], settings or {}, random, alignment)
+
+
+def told(found):
+    """What must not depend on interruptions: everything but times."""
+    lines = found.to_json()["lines"]
+    return [{name: value for name, value in line.items() if not name.startswith("seconds")} for line in lines]
+
+
+def names(found):
+    return {line.label for line in found.lines}

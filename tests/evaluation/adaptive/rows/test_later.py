@@ -107,7 +107,8 @@ def test_what_is_found_is_added_to_each_block_and_stays_in_the_range_of_an_image
     torch.testing.assert_close(points, (images + change).clamp(0, 1))
 
 
-def test_known_noise_is_answered_with_the_attack_s_first_draw_alone(tiny, batch):
+def known(tiny):
+    """The case whose noise is known, and the ids that its target will be asked for."""
     seen = []
 
     def purify(images, ids):
@@ -115,7 +116,11 @@ def test_known_noise_is_answered_with_the_attack_s_first_draw_alone(tiny, batch)
         return images
 
     target = Target.purified(LINEAR, purify, random=True)
-    case = next(case for case in later.cases(planned(target, tiny)) if case.name == later.KNOWN)
+    return next(case for case in later.cases(planned(target, tiny)) if case.name == later.KNOWN), seen
+
+
+def test_known_noise_is_answered_with_the_attack_s_first_draw_alone(tiny, batch):
+    case, seen = known(tiny)
 
     found = case.evaluate(batch, batch.images, 9, SeedStream.EVALUATION)
 
@@ -124,14 +129,7 @@ def test_known_noise_is_answered_with_the_attack_s_first_draw_alone(tiny, batch)
 
 
 def test_known_noise_is_attacked_by_the_same_draw_again_and_again(tiny, batch, monkeypatch):
-    seen = []
-
-    def purify(images, ids):
-        seen.append(ids.tolist())
-        return images
-
-    target = Target.purified(LINEAR, purify, random=True)
-    case = next(case for case in later.cases(planned(target, tiny)) if case.name == later.KNOWN)
+    case, seen = known(tiny)
     (ask,) = asked(monkeypatch, case, batch)
 
     ask(batch.images, batch.ids)
