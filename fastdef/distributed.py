@@ -13,6 +13,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+if dist.is_available():
+    # Before there is a group: its functions keep for a default the one that there is at its import, and torch._dynamo
+    # imports it late. A group that is kept has threads, which may abort the interpreter at its end, after all is done.
+    import torch.distributed.nn.functional
+
 T = TypeVar("T")
 
 
