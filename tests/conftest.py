@@ -1,10 +1,13 @@
 import os
+import random
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 # A process takes file after file, so the longest begin first; in order of their seconds.
@@ -23,6 +26,14 @@ def pytest_collection_modifyitems(items):
     """Long files first, the others as they come."""
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """A test and its fixtures draw the same numbers whatever ran before them in the process."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
