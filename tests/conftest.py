@@ -1,6 +1,5 @@
 import os
 import random
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -41,10 +40,9 @@ def on_ranks():
     """Runs a script on some processes that torch.distributed can join; all end well, and what the first printed."""
 
     def run(count, script, *arguments):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+        store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(count)}
+        common["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # ours, of which no process is the first
         common |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, str(script), *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}

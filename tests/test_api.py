@@ -3,11 +3,9 @@
 import http.client
 import json
 import signal
-import socket
 import subprocess
 import sys
 import threading
-import time
 from importlib.util import find_spec
 
 import pytest
@@ -16,6 +14,8 @@ from torch import nn
 
 import fastdef
 from fastdef.runtime import Gradient, Polyak
+from tests.ports import port_of
+from tests.waiting import wait_until
 
 SHAPE = (1, 12, 12)
 
@@ -181,13 +181,10 @@ def test_a_defense_is_served(model, images, monkeypatch):
     begin = uvicorn.Server.__init__
     monkeypatch.setattr(uvicorn.Server, "__init__", lambda self, config: (servers.append(self), begin(self, config))[1])
     defense = defended(model, images)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    thread = threading.Thread(target=fastdef.serve, args=(defense,), kwargs={"shape": SHAPE, "port": port})
+    thread = threading.Thread(target=fastdef.serve, args=(defense,), kwargs={"shape": SHAPE, "port": 0})
     thread.start()
-    while not (servers and servers[0].started):
-        time.sleep(0.01)
+    wait_until(lambda: servers or not thread.is_alive(), 120)
+    port = port_of(servers[0], thread)
 
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     body, kind = images[0].numpy().astype("<f4").tobytes(), {"content-type": "application/octet-stream"}

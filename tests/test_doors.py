@@ -2,9 +2,7 @@
 
 import http.client
 import json
-import socket
 import threading
-import time
 from functools import cache
 
 import numpy as np
@@ -16,6 +14,7 @@ from fastdef.defense import ActiveDefense
 from fastdef.export.engine import load_engine
 from fastdef.export.files import export_onnx
 from fastdef.nn import architecture_of, build, parse_architecture
+from tests.ports import port_of
 
 SHAPE, SEED, COUNT = (1, 12, 12), 3, 24
 LOOPS = [1, 3]
@@ -96,15 +95,11 @@ def test_the_server_s_answers_are_the_batch_s(defense, images, batch):
     from fastdef.serving import Worker, application
     from fastdef.serving.run import Config
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     app = application(Worker(defense, SHAPE), classes=list("abcdefghij"), shape=SHAPE, replay=True)
-    server = uvicorn.Server(Config(lambda: app, port=port, log_level="error"))
+    server = uvicorn.Server(Config(lambda: app, port=0, log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()
-    while not server.started:
-        time.sleep(0.01)
+    port = port_of(server, thread)
     answers = {}
     clients = [
         threading.Thread(target=lambda n=number: answers.update({n: ask(port, images[n], n)}))

@@ -2,9 +2,7 @@
 
 import http.client
 import json
-import socket
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ from fastdef.checkpoint import load, save
 from fastdef.data import load_dataset
 from fastdef.defense import ActiveDefense, choose_layers
 from tests.checkpoint import networks
+from tests.ports import port_of
 from tests.timm_import import import_timm
 
 CLASSES = [str(number) for number in range(10)]
@@ -82,15 +81,11 @@ def served(defense, images, expected):
     from fastdef.serving import Worker, application
     from fastdef.serving.run import Config
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     app = application(Worker(defense, (1, 28, 28)), classes=CLASSES, shape=(1, 28, 28), replay=True)
-    server = uvicorn.Server(Config(lambda: app, port=port, log_level="error"))
+    server = uvicorn.Server(Config(lambda: app, port=0, log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()
-    while not server.started:
-        time.sleep(0.01)
+    port = port_of(server, thread)
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     body = images[0].numpy().astype("<f4").tobytes()
     connection.request("POST", "/classify?id=0", body, {"content-type": "application/octet-stream"})

@@ -177,7 +177,7 @@ def test_a_deadline_flags_what_it_cut_short(defense_for, model, images):
     defense = defense_for(model, images, slots=4)
     defense.delta, defense.max_steps = 1e-9, 10**6
 
-    answers = defense.defend(images[:4], deadline=0.5)
+    answers = defense.defend(images[:4], deadline=2.0)
 
     assert answers.expired.all()
     assert not answers.converged.any()

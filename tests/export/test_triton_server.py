@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from fastdef.checkpoint import Checkpoint
 from fastdef.defense import ActiveDefense
 from fastdef.export.files import export_onnx
 from fastdef.export.triton_repository import write_repository
+from tests.ports import free_port
 
 INSTALLED = Path(sys.prefix) / "triton-server"  # `make test-slow` puts the wheel nvidia-pytriton there
 SERVER = INSTALLED / "pytriton" / "tritonserver"
@@ -57,7 +57,7 @@ def server(checkpoint, quiet_checkpoint, tmp_path_factory):
 
 
 def start(place):
-    ports = free_ports(2)
+    ports = free_port(), free_port()
     command = [
         *(SERVER / "bin" / "tritonserver", "--model-repository", place / "models"),
         *("--backend-directory", backends(place / "backends"), "--allow-metrics", "false"),
@@ -93,14 +93,6 @@ def environment(place):
         "LD_LIBRARY_PATH": ":".join(map(str, libraries)),
         "OMP_NUM_THREADS": "1",
     }
-
-
-def free_ports(count):
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def wait_for(process, port, log):

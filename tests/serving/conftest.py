@@ -1,7 +1,6 @@
 import http.client
 import socket
 import threading
-import time
 from importlib.util import find_spec
 
 import pytest
@@ -9,11 +8,18 @@ import torch
 
 from fastdef.defense import ActiveDefense
 from fastdef.nn import WideResNet
+from tests.ports import port_of
 
 collect_ignore_glob = [] if find_spec("fastapi") else ["test_*"]  # of an extra, which not every machine has
 SHAPE = (1, 12, 12)
 RAW = "application/octet-stream"
 CLASSES = tuple("abcdefghij")
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch):
+    """An attack of the page has its share of a machine that is full of tests: it gives way to all of them else."""
+    monkeypatch.setattr("fastdef.serving.page.attacks._give_way", lambda: None)
 
 
 @pytest.fixture(scope="session")
@@ -66,14 +72,10 @@ class Server:
 
         from fastdef.serving.run import Config
 
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.server = uvicorn.Server(Config(lambda: app, port=self.port, log_level="error", **options))
+        self.server = uvicorn.Server(Config(lambda: app, port=0, log_level="error", **options))
         self.thread = threading.Thread(target=self.server.run)
         self.thread.start()
-        while not self.server.started:
-            time.sleep(0.01)
+        self.port = port_of(self.server, self.thread)
 
     def ask(self, method, path, body=None, **headers):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)

@@ -4,7 +4,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -20,12 +19,6 @@ RAW = {"content-type": "application/octet-stream"}
 PATIENCE = 240  # seconds: each process imports torch, and there may be two cores for all of them
 
 needs_ray = pytest.mark.skipif(not find_spec("ray"), reason="needs Ray: make .venv/.ray")
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 class Cluster:

@@ -218,7 +218,7 @@ def test_told_to_stop_it_does_so_though_a_body_is_half_there(process):
 
     process.send_signal(signal.SIGTERM)
 
-    process.wait(timeout=15)
+    process.wait(timeout=30)
     assert "Finished server process" in log.read_text()  # uvicorn ends by the signal that it was sent, in the end
     assert "Traceback" not in log.read_text()
     connection.close()

@@ -16,7 +16,8 @@ import torch
 from fastdef.checkpoint import load, save
 from fastdef.defense import ActiveDefense
 from fastdef.nn import architecture_of, build, parse_architecture
-from tests.serving.replicas import RAW, ROOT, free_port, needs_ray, started
+from tests.ports import free_port
+from tests.serving.replicas import RAW, ROOT, needs_ray, started
 from tests.waiting import wait_until
 
 pytestmark = [needs_ray, pytest.mark.slow]

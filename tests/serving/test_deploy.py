@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from fastdef.assets import ASSETS
+from tests.ports import free_port
 from tests.waiting import wait_until
 from tools.readme import ROOT
 
@@ -33,12 +34,6 @@ http {{
     {recipe}
 }}
 """
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def raw(image):

@@ -55,5 +55,4 @@ if __name__ == "__main__":
     else:
         figures = train(folder, resume=mode == "resume")
         assert all(other == figures for other in distributed.all_gather_object(figures))
-    dist.barrier()  # or the first to go takes the store with it, under the other's feet
     dist.destroy_process_group()
