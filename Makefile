@@ -5,8 +5,9 @@ BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 8 --no-loadscope-reorder
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-# Inputs that Atheris gives each entrance.
+# Inputs that Atheris gives each entrance, and the seed that they follow from; 0 draws one.
 RUNS ?= 10000
+SEED ?= 0
 
 .PHONY: demo test test-slow mutate fuzz fuzz-atheris lint docs audit clean
 
@@ -30,7 +31,7 @@ fuzz: .venv/.fuzz
 	$(MAKE) fuzz-atheris
 
 fuzz-atheris: .venv/.fuzz
-	$(BIN)/python -m tests.fuzz.targets -runs=$(RUNS)
+	$(BIN)/python -m tests.fuzz.targets -runs=$(RUNS) -seed=$(SEED)
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
