@@ -159,17 +159,20 @@ def test_an_attack_stays_in_the_ball_and_does_harm(demo, kind, monkeypatch):
     assert after < before
 
 
-def test_when_its_time_is_up_an_attack_has_the_best_point_so_far(demo):
-    import asyncio
+def test_an_attack_that_had_no_time_is_503_and_none_is_shown(attacked_server, demo, monkeypatch):
+    from fastdef.serving.page import attacks
 
-    from fastdef.serving.page.attacks import Attacker
+    def late(*given, **settings):
+        raise TimeoutError
 
-    defense, dataset = demo
+    monkeypatch.setattr(attacks, "search", late)
 
-    made = asyncio.run(Attacker(defense, seconds=1e-9).attack("adaptive", dataset.floats(0, 1)[0], None))
+    status, headers, body = attacked_server.ask(
+        "POST", "/page/attack?kind=adaptive", raw(demo[1].floats(0, 1)[0]), content_type=RAW, **WITH
+    )
 
-    assert made.gradients == 0
-    torch.testing.assert_close(made.image, dataset.floats(0, 1)[0])
+    assert (status, headers["retry-after"]) == (503, "5")
+    assert b"too busy for an attack: 0 gradients in 5 s" in body
 
 
 def test_one_attack_at_a_time_and_others_are_served_meanwhile(attacked_server, demo, monkeypatch):

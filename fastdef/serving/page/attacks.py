@@ -1,7 +1,6 @@
 """Attacks for the page: one at a time, each for a few seconds, on the CPU, behind whoever is served."""
 
 import asyncio
-import contextlib
 import copy
 import math
 import os
@@ -25,6 +24,7 @@ from fastdef.serving.bodies import Refusal
 EPS = 8 / 255
 SECONDS = 5.0
 _DRAWS, _DEPTH, _ITERATIONS, _PATIENCE = 8, 10, 100, 10  # row 3 of the adaptive evaluation, in brief
+_FEWEST = 20  # gradients, as many as the static attack takes; of fewer nothing is shown, or the defense would look good
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,14 @@ class Attacked:
         change: what it added, (C, H, W), -8/255 to 8/255 as 0 to 1.
         gradients: that it took.
         seconds: that it took.
+        cut: whether the clock ended it, so that a longer one may go further.
     """
 
     image: Tensor
     change: Tensor
     gradients: int
     seconds: float
+    cut: bool
 
 
 class Attacker:
@@ -69,24 +71,27 @@ class Attacker:
 
         Raises:
             ValueError: for another kind.
-            Refusal: 503 while another attack runs.
+            Refusal: 503 while another attack runs, and where the machine was too busy for an attack that says anything.
         """
         attacks = {"static": self._static, "adaptive": self._adaptive}
         if kind not in attacks:
             raise ValueError(f"needs an attack among {', '.join(attacks)}, got {kind[:50]!r}")
         if not self._busy.acquire(blocking=False):
-            raise Refusal(503, "one attack at a time; try again", {"Retry-After": str(math.ceil(self._seconds))})
+            raise self._later("one attack at a time")
         return await asyncio.wrap_future(self._thread.submit(self._run, attacks[kind], image, label))
 
     def _run(self, attack: Any, image: Tensor, label: int | None) -> Attacked:
         begin = time.monotonic()
         try:
             images = image[None].cpu()
-            attacked, gradients = attack(images, self._labels(images, label))
+            attacked, gradients, cut = attack(images, self._labels(images, label))
         finally:
             self._busy.release()  # here, where it ends, whether or not anybody still waits
         made = (attacked[0] * 255).round() / 255
-        return Attacked(made, (made - images[0]) / (2 * EPS) + 0.5, gradients, time.monotonic() - begin)
+        return Attacked(made, (made - images[0]) / (2 * EPS) + 0.5, gradients, time.monotonic() - begin, cut)
+
+    def _later(self, reason: str) -> Refusal:
+        return Refusal(503, f"{reason}; try again", {"Retry-After": str(math.ceil(self._seconds))})
 
     @torch.no_grad()
     def _labels(self, images: Tensor, label: int | None) -> Tensor:
@@ -95,17 +100,22 @@ class Attacker:
             raise ValueError(f"needs a label from 0 to {logits.shape[1] - 1}, got {label}")
         return logits.argmax(1) if label is None else torch.tensor([label])
 
-    def _static(self, images: Tensor, labels: Tensor) -> tuple[Tensor, int]:
-        return pgd(self._defense.model, images, labels, eps=EPS, step=2 / 255, steps=20), 20
+    def _static(self, images: Tensor, labels: Tensor) -> tuple[Tensor, int, bool]:
+        return pgd(self._defense.model, images, labels, eps=EPS, step=2 / 255, steps=20), 20, False
 
-    def _adaptive(self, images: Tensor, labels: Tensor) -> tuple[Tensor, int]:
+    def _adaptive(self, images: Tensor, labels: Tensor) -> tuple[Tensor, int, bool]:
         """Auto-PGD through the first steps of the loop, over draws of the noise, and the best point when time is up."""
         draws = NoiseSeeds(torch.zeros(1, dtype=torch.int64), SeedStream.ATTACK)
         ask = bpda(Target.defended(self._defense), untargeted(labels), draws, eot=_DRAWS, steps=_DEPTH)
         timed = _Timed(ask, images, self._seconds)
-        with contextlib.suppress(TimeoutError):
+        try:
             search([timed], images, eps=EPS, iterations=_ITERATIONS, patience=_PATIENCE)
-        return timed.best, timed.count
+        except TimeoutError:
+            if timed.count < _FEWEST:
+                had = f"{timed.count} gradients in {self._seconds:g} s"
+                raise self._later(f"this machine is too busy for an attack: {had}, of {_FEWEST} at least") from None
+            return timed.best, timed.count, True
+        return timed.best, timed.count, False
 
 
 class _Timed:

@@ -91,6 +91,7 @@ def page_routes(service: Service, page: Page, background: str | None) -> APIRout
             "change": png(made.change),
             "gradients": made.gradients,
             "seconds": made.seconds,
+            "cut": made.cut,
         }
         return JSONResponse(described, headers=_NOT_STORED)
 

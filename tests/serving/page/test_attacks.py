@@ -171,6 +171,42 @@ def test_an_attack_tells_the_seconds_that_it_took(attacker, image, monkeypatch, 
     assert attack(attacker, "static", image, None).seconds == 3.0
 
 
+@pytest.fixture
+def asks(monkeypatch, clock):
+    """The search asks so many times; where it is cut, once more after its time."""
+
+    def ask(count, *, cut):
+        def few(asks, images, **settings):
+            for number in range(count + cut):
+                clock.now += 601.0 * (number == count)
+                asks[0](images, torch.tensor([0]))
+
+        monkeypatch.setattr(attacks, "search", few)
+
+    return ask
+
+
+@pytest.mark.parametrize(("count", "cut"), [(20, True), (21, True), (20, False), (3, False)])
+def test_an_attack_says_whether_the_clock_ended_it(attacker, image, asks, count, cut):
+    asks(count, cut=cut)
+
+    made = attack(attacker, "adaptive", image, 3)
+
+    assert (made.gradients, made.cut) == (count, cut)
+
+
+@pytest.mark.parametrize("count", [0, 19])
+def test_an_attack_of_few_gradients_is_not_shown_and_the_next_one_runs(attacker, image, asks, count):
+    """Or a busy machine would make the defense look good."""
+    asks(count, cut=True)
+
+    with pytest.raises(Refusal, match=f"too busy for an attack: {count} gradients in 600 s, of 20 at least") as refused:
+        attack(attacker, "adaptive", image, 3)
+
+    assert (refused.value.status, refused.value.headers) == (503, {"Retry-After": "600"})
+    assert not attack(attacker, "static", image, 3).cut
+
+
 def asked(*answers):
     """What keeps the best of points 0, 1, ..., for which such answers come: right or not, and the loss."""
     script = iter(answers)

@@ -127,6 +127,6 @@ def test_an_attack_is_shown_with_its_change_and_its_cost(attacked, images):
     ]
 
     assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-store")
-    assert set(answer.json()) == {"png", "change", "gradients", "seconds"}
+    assert set(answer.json()) == {"png", "change", "gradients", "seconds", "cut"}
     assert answer.json()["gradients"] == 20
     assert [(one.status_code, set(one.json())) for one in refused] == [(400, {"error"})] * 3
