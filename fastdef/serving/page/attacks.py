@@ -87,6 +87,9 @@ class Attacker:
             attacked, gradients, cut = attack(images, self._labels(images, label))
         finally:
             self._busy.release()  # here, where it ends, whether or not anybody still waits
+        if cut and gradients < _FEWEST:
+            had = f"{gradients} gradients in {self._seconds:g} s, of {_FEWEST} at least"
+            raise self._later(f"this machine is too busy for an attack: {had}")
         made = (attacked[0] * 255).round() / 255
         return Attacked(made, (made - images[0]) / (2 * EPS) + 0.5, gradients, time.monotonic() - begin, cut)
 
@@ -110,12 +113,10 @@ class Attacker:
         timed = _Timed(ask, images, self._seconds)
         try:
             search([timed], images, eps=EPS, iterations=_ITERATIONS, patience=_PATIENCE)
+            cut = False
         except TimeoutError:
-            if timed.count < _FEWEST:
-                had = f"{timed.count} gradients in {self._seconds:g} s"
-                raise self._later(f"this machine is too busy for an attack: {had}, of {_FEWEST} at least") from None
-            return timed.best, timed.count, True
-        return timed.best, timed.count, False
+            cut = True
+        return timed.best, timed.count, cut
 
 
 class _Timed:
