@@ -33,14 +33,13 @@ def test_each_image_gets_a_line_of_json_in_order(run, model_file, pictures):
     assert all(isinstance(line["converged"], bool) for line in lines)
 
 
-def test_a_seed_repeats_the_answer_and_none_draws_another(run, model_file, pictures):
+def test_a_seed_repeats_the_answer_and_none_draws_another_each_time(run, model_file, pictures):
     # of three images: two draws of the noise of one end in the same six digits once in some hundred runs
-    first, again, other = (
-        run("defend", model_file, pictures, *seed)[1] for seed in (["--seed", "1"], ["--seed", "1"], [])
-    )
+    seeds = ["--seed", "1"], ["--seed", "1"], [], []
+    first, again, one, other = (run("defend", model_file, pictures, *seed)[1] for seed in seeds)
 
     assert first == again
-    assert first != other
+    assert len({first, one, other}) == 3
 
 
 def test_the_loop_runs_in_the_precision_that_is_asked_for(run, refuse, model_file, pictures, monkeypatch):
