@@ -172,7 +172,7 @@ def test_an_attack_that_had_no_time_is_503_and_none_is_shown(attacked_server, de
     )
 
     assert (status, headers["retry-after"]) == (503, "5")
-    assert b"too busy for an attack: 0 gradients in 5 s" in body
+    assert b"too busy for an attack: 0 of at least 20 gradients in 5 s" in body
 
 
 def test_one_attack_at_a_time_and_others_are_served_meanwhile(attacked_server, demo, monkeypatch):

@@ -88,7 +88,7 @@ class Attacker:
         finally:
             self._busy.release()  # here, where it ends, whether or not anybody still waits
         if cut and gradients < _FEWEST:
-            had = f"{gradients} gradients in {self._seconds:g} s, of {_FEWEST} at least"
+            had = f"{gradients} of at least {_FEWEST} gradients in {self._seconds:g} s"
             raise self._later(f"this machine is too busy for an attack: {had}")
         made = (attacked[0] * 255).round() / 255
         return Attacked(made, (made - images[0]) / (2 * EPS) + 0.5, gradients, time.monotonic() - begin, cut)

@@ -200,7 +200,7 @@ def test_an_attack_of_few_gradients_is_not_shown_and_the_next_one_runs(attacker,
     """Or a busy machine would make the defense look good."""
     asks(count, cut=True)
 
-    with pytest.raises(Refusal, match=f"too busy for an attack: {count} gradients in 600 s, of 20 at least") as refused:
+    with pytest.raises(Refusal, match=f"too busy for an attack: {count} of at least 20 gradients in 600 s") as refused:
         attack(attacker, "adaptive", image, 3)
 
     assert (refused.value.status, refused.value.headers) == (503, {"Retry-After": "600"})
